@@ -1,0 +1,5 @@
+"""Mixers, backbones, explicit-weights constructions, and pretrained models that load offline."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
