@@ -1,0 +1,5 @@
+"""The experiment engine: claims, measurements, verdicts, memoised steps, immutable runs. It knows no method."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,158 @@
+"""The store: a folder of immutable runs, each renamed in once."""
+
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from superpose.errors import InputError
+from superpose.experiment.codec import flush
+from superpose.experiment.record import TABLE, RunRecord
+
+LIMIT = 1_000_000  # bytes a run may take, so that results can be committed
+_STALE = 24 * 3600  # seconds after which a dead writer's partial folder is swept
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run and its table, as read from a store."""
+
+    record: RunRecord
+    folder: Path
+
+    def tables(self) -> pa.Table:
+        """Curves and samples, schema :data:`superpose.experiment.record.TABLE`."""
+        return pq.read_table(self.folder / "tables.parquet", schema=TABLE)
+
+
+class Store:
+    """A folder of runs.
+
+    Args:
+        root: the folder; it is created by the first run that is saved.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def check_writable(self) -> None:
+        """Refuse early, before long work, if a run could not be saved here.
+
+        Raises:
+            InputError: the folder cannot be created or written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.root / f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as error:
+            raise InputError(
+                f"--store {str(self.root)!r} is not writable ({error.strerror}); allowed: a folder you can write"
+            ) from error
+
+    def save(self, record: RunRecord, tables: pa.Table) -> Path:
+        """Write a run under a temporary name, flush it, and rename it in.
+
+        Raises:
+            InputError: the store is not writable, or the run is larger than 1 MB.
+        """
+        self.check_writable()
+        self._sweep()
+        partial = self.root / f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        partial.mkdir()
+        try:
+            pq.write_table(tables, partial / "tables.parquet", compression="zstd")
+            digest = _sha256(partial / "tables.parquet")
+            final = record.model_copy(update={"tables_sha256": digest})
+            (partial / "run.json").write_text(final.model_dump_json(indent=1) + "\n")
+            size = sum(path.stat().st_size for path in partial.iterdir())
+            if size > LIMIT:
+                raise InputError(f"the run takes {size} bytes; allowed: {LIMIT}; keep fewer samples or curve points")
+            for path in (*partial.iterdir(), partial):
+                flush(path)
+            target = self.root / record.id
+            partial.rename(target)
+            flush(self.root)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return target
+
+    def runs(self) -> tuple[list[StoredRun], list[str]]:
+        """Every valid run, oldest first, and one sentence for each folder that is not one."""
+        found: list[StoredRun] = []
+        problems: list[str] = []
+        for folder in self._folders():
+            try:
+                found.append(StoredRun(_read(folder), folder))
+            except (OSError, ValueError) as error:
+                problems.append(f"skipped {folder.name}: {_first_line(error)}")
+        return sorted(found, key=lambda run: (run.record.started, run.record.id)), problems
+
+    def _folders(self) -> Iterator[Path]:
+        if not self.root.exists():
+            return
+        try:
+            entries = sorted(self.root.iterdir())
+        except OSError as error:
+            raise InputError(f"--store {str(self.root)!r} cannot be read ({error.strerror})") from error
+        for path in entries:
+            if path.is_dir() and not path.name.startswith(".") and "--" in path.name:
+                yield path
+
+    def _sweep(self) -> None:
+        for partial in self.root.glob(".partial-*"):
+            try:
+                if time.time() - partial.stat().st_mtime > _STALE:
+                    shutil.rmtree(partial, ignore_errors=True)
+            except FileNotFoundError:
+                continue  # its writer finished meanwhile
+
+
+def newest(runs: list[StoredRun]) -> dict[tuple[str, str], StoredRun]:
+    """The run to show per (study, scale).
+
+    A preset run goes before one that left the preset, a complete one before one of some claims only, then the
+    newest.
+    """
+    best: dict[tuple[str, str], StoredRun] = {}
+    for run in runs:
+        key = (run.record.study, run.record.scale)
+        if key not in best or _rank(run) >= _rank(best[key]):
+            best[key] = run
+    return best
+
+
+def _rank(run: StoredRun) -> tuple[bool, bool, str]:
+    record = run.record
+    return record.preset, record.complete, record.started.isoformat()
+
+
+def _read(folder: Path) -> RunRecord:
+    try:
+        record = RunRecord.model_validate_json((folder / "run.json").read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "run.json"
+        raise ValueError(f"{where}: {first['msg']}") from error
+    if record.id != folder.name:
+        raise ValueError(f"run.json says it is {record.id}")
+    if _sha256(folder / "tables.parquet") != record.tables_sha256:
+        raise ValueError("tables.parquet does not match its digest")
+    return record
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
