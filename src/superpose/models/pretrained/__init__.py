@@ -1,0 +1,1 @@
+"""Pretrained models: the registered ones, fetching them once, and loading any reference."""
