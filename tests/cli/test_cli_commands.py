@@ -1,0 +1,186 @@
+"""The command line as a user meets it: exit codes, one clear sentence, JSON on stdout and nothing else there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMOKE = ["run", "task-superposition", "--claims", "TS3", "--scale", "smoke"]
+
+
+@pytest.fixture
+def superpose(tmp_path: Path):
+    """Run the command line in a folder of its own, with a step cache of its own."""
+
+    def call(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "SUPERPOSE_CACHE": str(tmp_path / "cache"), "COLUMNS": "200", **(env or {})}
+        environment.pop("SUPERPOSE_STORE", None) if not env else None
+        return subprocess.run(
+            [sys.executable, "-c", "from superpose.cli import main; main()", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            timeout=200,
+            check=False,
+        )
+
+    return call
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, runpy; sys.argv = ['superpose', '--help']\n"
+        "from superpose.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "heavy = {'torch', 'transformers', 'scipy', 'pyarrow', 'duckdb', 'ray'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Measure a study" in done.stdout
+
+
+def test_list_json_has_the_promised_fields(superpose):
+    done = superpose("list", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    row = next(row for row in rows if row["study"] == "task-superposition")
+    assert {"study", "title", "room", "claims", "card"} <= set(row)
+    assert "TS1" in row["claims"]
+
+
+def test_show_prints_claims_and_json(superpose):
+    assert "TS3" in superpose("show", "task-superposition").stdout
+    document = json.loads(superpose("show", "task-superposition", "--json").stdout)
+    assert {"smoke", "laptop", "gpu"} == set(document["presets"])
+
+
+def test_run_claims_query_and_report_work_together(superpose, tmp_path):
+    done = superpose(*SMOKE, "--json")
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)
+    assert record["study"] == "task-superposition"
+
+    rows = json.loads(superpose("claims", "--json").stdout)
+    row = next(row for row in rows if row["claim"] == "TS3")
+    wanted = {"study", "claim", "sentence", "paper_figure", "role", "criterion", "measurements", "scale", "verdict"}
+    assert wanted | {"explanation", "run"} <= set(row)
+    assert row["verdict"] == "holds"
+    assert {"name", "value", "low", "high", "n", "unit", "over"} <= set(row["measurements"][0])
+    assert row["run"] == record["id"]
+
+    answer = superpose("query", "SELECT count(*) AS runs FROM runs", "--json")
+    assert json.loads(answer.stdout) == [{"runs": 1}]
+    refused = superpose("query", "COPY (SELECT 1) TO 'leak.csv'")
+    assert refused.returncode == 2
+    assert not (tmp_path / "leak.csv").exists()
+
+    site = superpose("report", "--out", "site")
+    assert site.returncode == 0, site.stderr
+    assert Path(site.stdout.strip()).exists()
+
+
+def test_a_second_run_reads_every_step_from_the_cache(superpose):
+    superpose(*SMOKE)
+    again = json.loads(superpose(*SMOKE, "--json").stdout)[0]
+    assert again["steps_run"] == 0
+    assert again["steps_cached"] > 0
+    fresh = json.loads(superpose(*SMOKE, "--fresh", "--json").stdout)[0]
+    assert fresh["steps_run"] == again["steps_cached"]
+
+
+def test_set_leaves_the_preset_and_is_not_judged(superpose):
+    (record,) = json.loads(superpose(*SMOKE, "--set", "demos=4", "--json").stdout)
+    claim = next(c for c in record["claims"] if c["id"] == "TS3")
+    assert claim["judgement"]["verdict"] == "not judged"
+    assert record["changed"] == ["demos"]
+
+
+def test_an_empty_store_prints_an_empty_table(superpose):
+    done = superpose("claims", "--store", "nothing-here")
+    assert done.returncode == 0
+    assert json.loads(superpose("claims", "--store", "nothing-here", "--json").stdout) == []
+
+
+def test_a_truncated_run_is_named_and_skipped(superpose, tmp_path):
+    superpose(*SMOKE)
+    (run,) = (tmp_path / "superpose-runs").glob("task-superposition--*")
+    text = (run / "run.json").read_text()
+    (run / "run.json").write_text(text[: len(text) // 2])
+    done = superpose("claims", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == []
+    assert run.name in done.stderr
+
+
+BAD = {
+    "study": (["run", "nonsense"], "study is 'nonsense'"),
+    "claim": (["run", "task-superposition", "--claims", "TS99"], "'TS99'"),
+    "scale": (["run", "task-superposition", "--scale", "huge"], "--scale is 'huge'"),
+    "field": ([*SMOKE, "--set", "nonsense=1"], "nonsense"),
+    "type": ([*SMOKE, "--set", "prompts=many"], "prompts"),
+    "range": ([*SMOKE, "--set", "prompts=-3"], "prompts"),
+    "no value": ([*SMOKE, "--set", "prompts"], "FIELD=VALUE"),
+    "seeds": ([*SMOKE, "--seeds", "0"], "seeds"),
+    "jobs": ([*SMOKE, "--jobs", "0"], "--jobs is 0"),
+    "engine": ([*SMOKE, "--engine", "dask"], "--engine is 'dask'"),
+    "device": ([*SMOKE, "--device", "tpu"], "--device is 'tpu'"),
+    "command": (["nonsense"], "nonsense"),
+    "show": (["show", "nonsense"], "study is 'nonsense'"),
+    "claims of": (["claims", "nonsense"], "study is 'nonsense'"),
+    "sql": (["query", "SELEKT 1"], "SELEKT"),
+    "sql file": (["query", "SELECT * FROM read_text('/etc/hostname')"], "error"),
+    "model": (["models", "get", "nonsense"], "nonsense"),
+    "licence": (["models", "get", "gemma3-270m-q4_k_m"], "--accept-license gemma"),
+    "measure model": (["superposition", "measure", "no/such/folder/here"], "no/such/folder/here"),
+    "measure family": (["superposition", "measure", "smollm2-135m", "--family", "nonsense"], "nonsense"),
+    "measure task": (["superposition", "measure", "smollm2-135m", "--tasks", "copy,nonsense"], "nonsense"),
+    "measure one task": (["superposition", "measure", "smollm2-135m", "--tasks", "copy"], "copy"),
+    "measure sweep": (["superposition", "measure", "smollm2-135m", "--sweep", "0:2:0.5"], "0:2:0.5"),
+    "measure proportions": (["superposition", "measure", "smollm2-135m", "--proportions", "0.9,0.9"], "1.8"),
+    "measure lengths": (["superposition", "measure", "smollm2-135m", "--proportions", "0.2,0.3,0.5"], "0.2,0.3,0.5"),
+    "measure prompts": (["superposition", "measure", "smollm2-135m", "--prompts", "0"], "prompts"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "named"), BAD.values(), ids=BAD)
+def test_bad_usage_is_one_sentence_exit_2_and_nothing_written(superpose, tmp_path, arguments, named):
+    done = superpose(*arguments)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "superpose-runs").exists()
+
+
+def test_an_unwritable_store_is_refused_before_work(superpose, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    done = superpose(*SMOKE, "--store", "file/store")
+    assert done.returncode == 2
+    assert "file/store" in done.stderr
+
+
+def test_a_missing_extra_names_the_pip_command(superpose, tmp_path):
+    superpose(*SMOKE)
+    shadow = tmp_path / "shadow"
+    shadow.mkdir()
+    (shadow / "duckdb.py").write_text("raise ModuleNotFoundError('gone', name='duckdb')")
+    done = superpose("query", "SELECT 1", env={"PYTHONPATH": str(shadow)})
+    assert done.returncode == 2
+    assert "pip install 'superpose[report]'" in done.stderr
+
+
+def test_cache_size_and_clear(superpose):
+    superpose(*SMOKE)
+    assert not superpose("cache", "size").stdout.startswith("0 steps")
+    assert superpose("cache", "clear").stdout.startswith("removed")
+    assert superpose("cache", "size").stdout.startswith("0 steps")
+
+
+def test_models_list_names_the_registered_models(superpose):
+    rows = json.loads(superpose("models", "list", "--json").stdout)
+    assert {"smollm2-135m-instruct-q4_1", "gemma3-270m-q4_k_m"} <= {row["name"] for row in rows}
