@@ -3,7 +3,7 @@
 import sys
 
 from superpose.cli.app import app
-from superpose.cli.failures import FAILED, INTERRUPTED, BAD_USAGE, Failed, say
+from superpose.cli.failures import BAD_USAGE, FAILED, INTERRUPTED, Failed, say
 from superpose.errors import InputError
 
 

@@ -48,7 +48,7 @@ def get(
     from superpose.models.pretrained.fetch import get as fetch
 
     try:
-        folder = fetch(name, accept_license=accept_license)
+        folder = fetch(name, accept_license=accept_license, progress=say)
     except FetchError as error:
         raise Failed(str(error)) from error
     print(folder)

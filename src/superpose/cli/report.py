@@ -46,22 +46,23 @@ def claims(
 
 
 def print_claims(rows: list[dict[str, Any]]) -> None:
-    """Print claim rows as a table on stdout."""
+    """Print claim rows on stdout: the verdict, the sentence, and under it what decided."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("study", "claim", "sentence", "scale", "verdict", "because", box=None, pad_edge=False)
-    for row in rows:
-        colour = COLOURS.get(row["verdict"], "dim")
-        table.add_row(
-            row["study"],
-            f"[bold]{row['claim']}[/bold]",
-            row["sentence"],
-            row["scale"],
-            f"[{colour}]{row['verdict']}[/{colour}]",
-            row["because"],
-        )
-    Console().print(table)
+    console = Console()
+    for study in dict.fromkeys(row["study"] for row in rows):
+        table = Table("claim", "scale", "verdict", "sentence, and what decided", box=None, pad_edge=False)
+        for row in (row for row in rows if row["study"] == study):
+            text = Text(row["sentence"])
+            for line in row["because"].split("; ") if row["verdict"] in COLOURS else [row["because"]]:
+                text.append(f"\n{line}", style="dim")
+            if row["explanation"]:
+                text.append(f"\nwhy: {row['explanation']}", style="italic")
+            colour = COLOURS.get(row["verdict"], "dim")
+            table.add_row(f"[bold]{row['claim']}[/bold]", row["scale"], f"[{colour}]{row['verdict']}[/{colour}]", text)
+        console.print(f"\n[bold]{study}[/bold]", table, sep="\n")
 
 
 def report(

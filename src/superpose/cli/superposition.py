@@ -20,7 +20,7 @@ from superpose.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from superpose.experiment import RunRecord
+    from superpose.experiment import Measurement, RunRecord
 
 app = typer.Typer(help="Task superposition on your own model.", no_args_is_help=True)
 
@@ -57,9 +57,7 @@ def measure(
     """Mix tasks in prompts to a model, and print and store how much probability each task's answer gets."""
     from superpose.studies.superposition_measure.request import measurement_request
 
-    request = measurement_request(
-        model, family, tasks=tasks, sweep=sweep, proportions=proportions or []
-    )
+    request = measurement_request(model, family, tasks=tasks, sweep=sweep, proportions=proportions or [])
     from superpose.experiment import Options, Progress, Store, plan, run_study
     from superpose.experiment.engines import engine as make_engine
     from superpose.studies import get_study
@@ -96,9 +94,15 @@ def _print(record: "RunRecord") -> None:
 
     config = Config.model_validate(record.config)
     measured = {m.name: m for claim in record.claims for m in claim.measurements}
-    columns = list(dict.fromkeys(name.partition("@")[0] for name in measured))
+    columns = [c for c in dict.fromkeys(name.partition("@")[0] for name in measured) if c != "search-settled"]
     table = Table("mixture", *(name.removeprefix("p.") for name in columns), box=None, pad_edge=False)
     for mixture in dict.fromkeys(name.partition("@")[2] for name in measured):
         cells = [measured.get(f"{name}@{mixture}") for name in columns]
-        table.add_row(mixture, *("" if m is None else f"{m.value:.3f} [{m.low:.2f}, {m.high:.2f}]" for m in cells))
+        table.add_row(
+            mixture, *("" if m is None else f"{m.value:.3f}\n[dim]{m.low:.2f} … {m.high:.2f}[/dim]" for m in cells)
+        )
     Console().print(f"{config.model}, {config.family}: {', '.join(config.tasks)}", table, sep="\n", highlight=False)
+
+
+def _cell(m: "Measurement | None") -> str:
+    return "" if m is None else f"{m.value:.3f}\n[dim]{m.low:.2f} … {m.high:.2f}[/dim]"

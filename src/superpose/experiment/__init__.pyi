@@ -30,9 +30,9 @@ from .record import ClaimRecord as ClaimRecord
 from .record import RunRecord as RunRecord
 from .run import Run as Run
 from .run import StepFailed as StepFailed
-from .step import current as current
-from .step import step as step
-from .step import track as track
+from .steps import current as current
+from .steps import step as step
+from .steps import track as track
 from .store import Store as Store
 from .store import StoredRun as StoredRun
 from .store import newest as newest

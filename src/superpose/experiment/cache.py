@@ -4,6 +4,7 @@ Layout of ``<cache>/steps``::
 
     done/<key>/       output.json, arrays.safetensors, digests.json: renamed in once, complete
     work/<key>/       checkpoints of an unfinished step
+    partial/<key>--*  outputs being written or removed
     locks/<key>.lock  held by the process that computes it
 
 Two processes may share one cache: a step that another process computes is waited for, not computed twice.
@@ -14,7 +15,6 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,13 @@ class StepCache:
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root or cache_dir() / "steps"
-        self._done, self.work, self._locks = (self.root / name for name in ("done", "work", "locks"))
+        # Absolute, because a worker's current folder may be another one.
+        self.root = (root or cache_dir() / "steps").absolute()
+        self._done, self.work, self._partial, self._locks = (
+            self.root / name for name in ("done", "work", "partial", "locks")
+        )
         try:
-            for folder in (self._done, self.work, self._locks):
+            for folder in (self._done, self.work, self._partial, self._locks):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
@@ -61,43 +64,53 @@ class StepCache:
         A damaged output is named in a :class:`CorruptStepWarning` and removed.
         """
         folder = self._done / key
-        if not folder.is_dir():
-            return False, None
-        try:
-            return True, codec.load(folder)
-        except codec.CorruptOutput as error:
-            warnings.warn(f"cached step damaged, computing it again: {error}", CorruptStepWarning, stacklevel=2)
-            self.drop(key)
-            return False, None
+        while (seen := _inode(folder)) is not None:
+            try:
+                return True, codec.load(folder)
+            except codec.CorruptOutput as error:
+                if _inode(folder) != seen:
+                    continue  # not damaged: another process removed or replaced it under our hands
+                warnings.warn(f"cached step damaged, computing it again: {error}", CorruptStepWarning, stacklevel=2)
+                self.drop(key)
+        return False, None
 
     def put(self, key: str, output: Any) -> Any:
-        """Store an output and return it as later readers will see it."""
-        partial = self.root / f"partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        """Store an output and return it as later readers will see it. The caller holds the key's lock."""
+        for left in self._partial.glob(f"{key}--*"):  # by a process that was killed here
+            shutil.rmtree(left, ignore_errors=True)
+        partial = self._new_partial(key)
         partial.mkdir()
         try:
             codec.save(output, partial)
-            try:
-                partial.rename(self._done / key)
-            except OSError:
-                # Another process finished the same pure step first; its output is this one.
-                if not (self._done / key).is_dir():
-                    raise
+            value = codec.load(partial)
+            self._retire(key)
+            partial.rename(self._done / key)
             codec.flush(self._done)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(self.work / key, ignore_errors=True)
-        found, value = self.get(key)
-        if not found:
-            raise RuntimeError(f"step output {key} vanished from the cache while it was being written")
+        self.restart(key)
         return value
 
     def drop(self, key: str) -> None:
         """Forget one output and its checkpoints."""
-        doomed = self.root / f"partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        with contextlib.suppress(FileNotFoundError):  # another process dropped it first
-            (self._done / key).rename(doomed)  # readers see all of it or nothing
-        shutil.rmtree(doomed, ignore_errors=True)
+        self._retire(key)
+        self.restart(key)
+
+    def restart(self, key: str) -> None:
+        """Forget the checkpoints of an unfinished step."""
         shutil.rmtree(self.work / key, ignore_errors=True)
+
+    def _retire(self, key: str) -> None:
+        doomed = self._new_partial(key)
+        with contextlib.suppress(FileNotFoundError):  # there is none, or another process removed it first
+            (self._done / key).rename(doomed)  # readers see all of it or nothing
+        if doomed.is_dir():
+            shutil.rmtree(doomed, ignore_errors=True)
+        else:
+            doomed.unlink(missing_ok=True)
+
+    def _new_partial(self, key: str) -> Path:
+        return self._partial / f"{key}--{uuid.uuid4().hex[:8]}"
 
     def lock(self, key: str) -> FileLock:
         """The lock that the process computing this step holds; freed by the system if that process dies."""
@@ -114,27 +127,36 @@ class StepCache:
 
     def size(self) -> tuple[int, int]:
         """Number of finished outputs, and bytes used by everything in the cache."""
-        files = (path for path in self.root.rglob("*") if path.is_file())
+        # os.walk passes over folders that another process removes meanwhile.
+        files = (Path(folder, name) for folder, _, names in os.walk(self.root) for name in names)
         return sum(1 for _ in self._done.iterdir()), sum(_bytes(path) for path in files)
 
     def clear(self) -> int:
         """Remove every output and checkpoint that no process is working on; returns how many outputs went."""
         count = 0
-        for key in list(self._keys()):
+        for key in self._keys():
             lock = self.try_lock(key)
             if lock is None:
                 continue
             try:
                 count += (self._done / key).is_dir()
                 self.drop(key)
+                for left in self._partial.glob(f"{key}--*"):
+                    shutil.rmtree(left, ignore_errors=True)
             finally:
                 lock.release()
-        for partial in self.root.glob("partial-*"):
-            shutil.rmtree(partial, ignore_errors=True)
         return count
 
-    def _keys(self) -> Iterator[str]:
-        yield from {path.name for folder in (self._done, self.work) for path in folder.iterdir()}
+    def _keys(self) -> set[str]:
+        folders = (self._done, self.work, self._partial)
+        return {path.name.partition("--")[0] for folder in folders for path in folder.iterdir()}
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _bytes(path: Path) -> int:

@@ -1,12 +1,13 @@
 """Claims and criteria: what a paper asserts, and what must be measured for it to hold. Data, not code."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, SupportsFloat
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from superpose.errors import InputError
-from superpose.experiment.measurement import Measurement
+from superpose.experiment.measurement import NAME, Measurement
 
 Scale = Literal["smoke", "laptop", "gpu"]
 SCALES: tuple[Scale, ...] = ("smoke", "laptop", "gpu")
@@ -25,9 +26,15 @@ class _Frozen(BaseModel):
 class Compare(_Frozen):
     """One comparison of a measurement's whole interval with a constant."""
 
-    measurement: str
+    measurement: Annotated[str, Field(pattern=NAME)]
     op: Literal["<", "<=", ">", ">="]
     bound: float
+
+    @model_validator(mode="after")
+    def _comparable(self) -> "Compare":
+        if math.isnan(self.bound):
+            raise ValueError(f"the bound on {self.measurement} is NaN")
+        return self
 
     def __str__(self) -> str:
         return f"{self.measurement} {_SYMBOL[self.op]} {self.bound:g}"
@@ -87,24 +94,24 @@ AllOf.model_rebuild()
 AnyOf.model_rebuild()
 
 
-def at_least(measurement: str, bound: float) -> Compare:
+def at_least(measurement: str, bound: SupportsFloat) -> Compare:
     """``measurement >= bound``."""
-    return Compare(measurement=measurement, op=">=", bound=bound)
+    return Compare(measurement=measurement, op=">=", bound=float(bound))
 
 
-def at_most(measurement: str, bound: float) -> Compare:
+def at_most(measurement: str, bound: SupportsFloat) -> Compare:
     """``measurement <= bound``."""
-    return Compare(measurement=measurement, op="<=", bound=bound)
+    return Compare(measurement=measurement, op="<=", bound=float(bound))
 
 
-def above(measurement: str, bound: float) -> Compare:
+def above(measurement: str, bound: SupportsFloat) -> Compare:
     """``measurement > bound``."""
-    return Compare(measurement=measurement, op=">", bound=bound)
+    return Compare(measurement=measurement, op=">", bound=float(bound))
 
 
-def below(measurement: str, bound: float) -> Compare:
+def below(measurement: str, bound: SupportsFloat) -> Compare:
     """``measurement < bound``."""
-    return Compare(measurement=measurement, op="<", bound=bound)
+    return Compare(measurement=measurement, op="<", bound=float(bound))
 
 
 def all_of(*parts: Criterion) -> AllOf:

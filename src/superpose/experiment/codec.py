@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 _TREE, _ARRAYS, _DIGESTS = "output.json", "arrays.safetensors", "digests.json"
+_DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")  # what safetensors and numpy share
 
 
 class CorruptOutput(RuntimeError):
@@ -29,7 +30,7 @@ def canonical(value: Any) -> str:
     Raises:
         TypeError: the value is not made of None, bool, int, float, str, lists, tuples and string-keyed dicts.
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
 
 
 def _plain(value: Any) -> Any:
@@ -54,19 +55,28 @@ def _plain(value: Any) -> Any:
     )
 
 
+def check(value: Any) -> None:
+    """Refuse an output that :func:`save` could not write.
+
+    Raises:
+        TypeError: it is not made of plain data, numpy arrays, tensors and arrow tables.
+    """
+    _split(value, {}, {})
+
+
 def save(value: Any, folder: Path) -> None:
     """Write a step's output into an existing empty folder and flush it to the disk."""
     arrays: dict[str, np.ndarray] = {}
     tables: dict[str, pa.Table] = {}
     tree = _split(value, arrays, tables)
-    (folder / _TREE).write_text(json.dumps(tree, ensure_ascii=False))
+    (folder / _TREE).write_text(json.dumps(tree))
     if arrays:
         save_file(arrays, folder / _ARRAYS)
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet")
     digests = {p.name: _sha256(p) for p in sorted(folder.iterdir())}
     (folder / _DIGESTS).write_text(json.dumps(digests))
-    for path in folder.iterdir():
+    for path in (*folder.iterdir(), folder):
         flush(path)
 
 
@@ -78,6 +88,8 @@ def load(folder: Path) -> Any:
     """
     try:
         digests = json.loads((folder / _DIGESTS).read_text())
+        if digests.keys() | {_DIGESTS} != {path.name for path in folder.iterdir()} or _TREE not in digests:
+            raise CorruptOutput(f"{folder.name} does not hold the files its digests name")
         for name, digest in digests.items():
             if _sha256(folder / name) != digest:
                 raise CorruptOutput(f"{folder.name}/{name} does not match its digest")
@@ -113,17 +125,10 @@ def _sha256(path: Path) -> str:
 def _split(value: Any, arrays: dict[str, np.ndarray], tables: dict[str, pa.Table]) -> Any:
     torch = sys.modules.get("torch")  # a tensor can only arrive if somebody has imported torch
     if torch is not None and isinstance(value, torch.Tensor):
-        tensor = value.detach().cpu()
-        name = f"a{len(arrays)}"
-        if tensor.dtype == torch.bfloat16:
-            arrays[name] = tensor.contiguous().view(torch.int16).numpy()
-            return {"$tensor": name, "dtype": "bfloat16"}
-        arrays[name] = np.ascontiguousarray(tensor.numpy())
-        return {"$tensor": name, "dtype": str(tensor.dtype).removeprefix("torch.")}
+        half = value.dtype == torch.bfloat16  # numpy has no such type: its bits travel as int16
+        return _put_array("$tensor", _bits(value) if half else _numpy(value), arrays) | {"bfloat16": half}
     if isinstance(value, np.ndarray):
-        name = f"a{len(arrays)}"
-        arrays[name] = np.ascontiguousarray(value)
-        return {"$array": name, "shape": list(value.shape)}
+        return _put_array("$array", value, arrays)
     if isinstance(value, pa.Table):
         name = f"t{len(tables)}"
         tables[name] = value
@@ -143,6 +148,27 @@ def _split(value: Any, arrays: dict[str, np.ndarray], tables: dict[str, pa.Table
         ) from error
 
 
+def _put_array(kind: str, value: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    if f"{value.dtype.kind}{value.dtype.itemsize}" not in _DTYPES:
+        raise TypeError(f"a step returned an array of {value.dtype}; allowed: booleans, integers, floats to 64 bits")
+    name = f"a{len(arrays)}"
+    arrays[name] = np.ascontiguousarray(value)  # which turns shape [] into [1], so the shape is kept beside it
+    return {kind: name, "shape": list(value.shape)}
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    try:
+        return tensor.numpy(force=True)
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"a step returned a tensor of {tensor.dtype}, {tensor.layout}: {error}") from error
+
+
+def _bits(tensor: Any) -> np.ndarray:
+    import torch
+
+    return tensor.detach().cpu().contiguous().view(torch.int16).numpy()
+
+
 def _join(tree: Any, arrays: dict[str, np.ndarray], folder: Path) -> Any:
     if isinstance(tree, list):
         return [_join(v, arrays, folder) for v in tree]
@@ -157,6 +183,6 @@ def _join(tree: Any, arrays: dict[str, np.ndarray], folder: Path) -> Any:
     if "$tensor" in tree:
         import torch
 
-        tensor = torch.from_numpy(arrays[tree["$tensor"]].copy())
-        return tensor.view(torch.bfloat16) if tree["dtype"] == "bfloat16" else tensor
+        tensor = torch.from_numpy(arrays[tree["$tensor"]].reshape(tree["shape"]).copy())
+        return tensor.view(torch.bfloat16) if tree["bfloat16"] else tensor
     return {k: _join(v, arrays, folder) for k, v in tree.items()}

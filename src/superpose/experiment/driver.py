@@ -14,10 +14,11 @@ from superpose.experiment.cache import StepCache
 from superpose.experiment.claim import Judgement, Scale, judge
 from superpose.experiment.engines import Engine, LocalEngine
 from superpose.experiment.environment import environment, provenance
+from superpose.experiment.measurement import MIN_SEEDS
 from superpose.experiment.progress import Progress
-from superpose.experiment.record import TABLE, ClaimRecord, RunRecord, utc
+from superpose.experiment.record import NOT_ASKED, TABLE, ClaimRecord, RunRecord, utc
 from superpose.experiment.run import Run
-from superpose.experiment.step import progress as step_progress
+from superpose.experiment.steps import progress as step_progress
 from superpose.experiment.store import Store, StoredRun
 from superpose.experiment.study import Study, StudyConfig
 
@@ -49,13 +50,20 @@ def plan(
         overrides: config fields to change.
 
     Raises:
-        InputError: an unknown claim, scale or field, or a value that is not allowed.
+        InputError: an unknown claim, scale or field, a value that is not allowed, fewer than 3 seeds where the preset
+            has more, or a claim with a criterion that no function of the study measures.
     """
     config, changed = study.configure(scale, overrides or {})
     every = [claim.id for claim in study.claims]
     for name in claims:
         choose(f"--claims (of {study.slug})", name, every)
     chosen = tuple(name for name in every if not claims or name in claims)
+    if scale != "smoke" and "seeds" in changed and config.seeds < MIN_SEEDS:
+        raise InputError(f"seeds is {config.seeds}; allowed at scale {scale}: {MIN_SEEDS} or more")
+    measured = {name for measure in study.measures for name in measure.claims}
+    for name in chosen:
+        if study.claim(name).criteria.get(scale) and name not in measured:  # type: ignore[call-overload]
+            raise InputError(f"claim {name} of {study.slug} has a criterion at scale {scale}, but nothing measures it")
     return Plan(study, scale, config, changed, chosen)  # type: ignore[arg-type]  # configure has narrowed scale
 
 
@@ -133,8 +141,7 @@ def run_study(request: Plan, options: Options) -> StoredRun:
         notes=tuple(run.notes),
         tables_sha256="",
     )
-    folder = store.save(record, pa.Table.from_pylist(run.rows, schema=TABLE))
-    return next(stored for stored in store.runs()[0] if stored.folder == folder)
+    return store.read(store.save(record, pa.Table.from_pylist(run.rows, schema=TABLE)))
 
 
 def _claims(request: Plan, run: Run) -> Iterable[ClaimRecord]:
@@ -160,9 +167,9 @@ def _claims(request: Plan, run: Run) -> Iterable[ClaimRecord]:
 def _judge(study: Study, name: str, scale: Scale, measurements: Any, changed: Sequence[str], asked: bool) -> Judgement:
     claim = study.claim(name)
     if claim.role != "unmeasurable" and not asked:
-        return Judgement(verdict="not judged", because="not asked for in this run")
+        return Judgement(verdict="not judged", because=NOT_ASKED)
     if claim.role == "judged" and claim.criteria.get(scale) and not measurements:
-        raise InputError(f"claim {name} of {study.slug} was asked for, but nothing measures it")
+        raise InputError(f"claim {name} of {study.slug} was asked for, but its function measured nothing")
     return judge(claim, scale, measurements, f"the config left the preset: {', '.join(changed)}" if changed else "")
 
 

@@ -6,15 +6,16 @@ paired difference or ratio, which is one measurement and is judged against a con
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from operator import index
+from typing import Annotated, Literal, SupportsFloat, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy import stats
 
 from superpose.errors import InputError
 
+NAME = r"^[a-z0-9_.,:=|+@-]+$"
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 MIN_SEEDS = 3  # fewer seeds say nothing about spread: refused above the smoke scale
@@ -28,7 +29,7 @@ class Measurement(BaseModel):
     # Infinities are real values of KL divergences; JSON spells them as strings.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9_.,:=|+-]+$")]
+    name: Annotated[str, Field(pattern=NAME)]
     value: float
     low: float
     high: float
@@ -41,20 +42,22 @@ class Measurement(BaseModel):
     def _ordered(self) -> "Measurement":
         if any(math.isnan(x) for x in (self.value, self.low, self.high)):
             raise ValueError(f"measurement {self.name!r} is NaN: {self.value} [{self.low}, {self.high}]")
-        if not self.low <= self.high:
-            raise ValueError(f"measurement {self.name!r} has low {self.low} above high {self.high}")
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"measurement {self.name!r} is {self.value}, outside [{self.low}, {self.high}]")
         return self
 
 
-def exact(name: str, value: float, *, n: int = 1, unit: str = "") -> Measurement:
+def exact(name: str, value: SupportsFloat, *, n: SupportsIndex = 1, unit: str = "") -> Measurement:
     """A number without sampling error: a closed form, a count, the worst case over ``n`` checked cases."""
-    return Measurement(name=name, value=value, low=value, high=value, n=n, unit=unit, over="exact", interval="exact")
+    x = float(value)
+    return Measurement(name=name, value=x, low=x, high=x, n=index(n), unit=unit, over="exact", interval="exact")
 
 
 def over_seeds(name: str, values: ArrayLike, *, unit: str = "") -> Measurement:
     """Mean over independent seeds.
 
-    For n >= 5 the interval is Student's t at 95 %; for fewer it is the observed range, labelled so.
+    For n >= 5 the interval is Student's t at 95 %; for fewer, or where a value is infinite, it is the observed
+    range, labelled so.
 
     Args:
         name: measurement name.
@@ -63,12 +66,16 @@ def over_seeds(name: str, values: ArrayLike, *, unit: str = "") -> Measurement:
     """
     x = _vector(name, values)
     n = len(x)
-    mean = float(x.mean())
-    if n >= 5:
-        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * stats.sem(x)) if x.std() > 0 else 0.0
+    mean = _mean(x)
+    if n >= 5 and np.isfinite(x).all():
+        # Imported here: declaring a claim imports this module, and must stay quick.
+        from scipy.special import stdtrit
+
+        half = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2) * x.std(ddof=1) / math.sqrt(n))
         low, high, how = mean - half, mean + half, "t 95 %"
     else:
-        low, high, how = float(x.min()), float(x.max()), f"range of {n}"
+        # The mean of equal values may miss them by a rounding error.
+        low, high, how = min(float(x.min()), mean), max(float(x.max()), mean), f"range of {n}"
     return Measurement(name=name, value=mean, low=low, high=high, n=n, unit=unit, over="seeds", interval=how)
 
 
@@ -100,9 +107,12 @@ def over_items(
     # A fixed stream makes the interval a pure function of the values, so that runs can be compared bitwise.
     rng = np.random.default_rng(0)
     draws = np.array([float(stat(x[rng.integers(0, len(x), len(x))])) for _ in range(RESAMPLES)])
-    tail = (1 - CONFIDENCE) / 2
-    # "inverted_cdf" picks observed values, so infinite draws do not turn into NaN by interpolation.
-    low, high = np.quantile(draws, [tail, 1 - tail], method="inverted_cdf")
+    if np.isnan(draws).any():
+        raise InputError(f"measurement {name!r}: the statistic is NaN on {np.isnan(draws).mean():.0%} of the resamples")
+    # Order statistics, not interpolated quantiles: between infinite draws interpolation gives NaN.
+    draws.sort()
+    tail = round(RESAMPLES * (1 - CONFIDENCE) / 2)
+    low, high = draws[tail - 1], draws[-tail]
     return Measurement(
         name=name,
         value=value,
@@ -115,18 +125,23 @@ def over_items(
     )
 
 
-def proportion(name: str, successes: int, n: int, *, unit: str = "") -> Measurement:
+def proportion(name: str, successes: SupportsIndex, n: SupportsIndex, *, unit: str = "") -> Measurement:
     """A success rate with Wilson's 95 % interval."""
+    successes, n = index(successes), index(n)
     if n < 1 or not 0 <= successes <= n:
         raise InputError(f"measurement {name!r}: successes is {successes} of n = {n}; allowed: 0 to n, n >= 1")
-    ci = stats.binomtest(int(successes), int(n)).proportion_ci(CONFIDENCE, method="wilson")
+    from scipy.special import ndtri
+
+    z = float(ndtri(0.5 + CONFIDENCE / 2))
     value = successes / n
+    centre = (successes + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(n * value * (1 - value) + z * z / 4)
     # Wilson's ends may miss the estimate 0 or 1 by a rounding error.
     return Measurement(
         name=name,
         value=value,
-        low=min(float(ci.low), value),
-        high=max(float(ci.high), value),
+        low=min(max(centre - half, 0.0), value),
+        high=max(min(centre + half, 1.0), value),
         n=n,
         unit=unit,
         over="proportion",
@@ -155,7 +170,8 @@ def paired_ratio(
 
 
 def _mean(x: np.ndarray) -> float:
-    return float(x.mean())
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN, which Measurement refuses in words
+        return float(x.mean())
 
 
 def _ratio_of_means(x: np.ndarray) -> float:

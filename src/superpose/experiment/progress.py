@@ -48,7 +48,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line above the bars."""
         if not self._quiet:
-            self._console.print(text, highlight=False)
+            self._console.print(text, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def bar(self, description: str, total: int | None) -> Iterator[Callable[[], None]]:

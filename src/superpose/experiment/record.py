@@ -11,6 +11,7 @@ from superpose.experiment.environment import Environment, Provenance
 from superpose.experiment.measurement import Measurement
 
 SCHEMA = 1
+NOT_ASKED = "not asked for in this run"
 
 TABLE = pa.schema(
     [
@@ -85,8 +86,8 @@ class RunRecord(BaseModel):
 
     @property
     def complete(self) -> bool:
-        """Whether every claim that the study judges or reports was measured in this run."""
-        return all(c.measurements or c.role == "unmeasurable" for c in self.claims)
+        """Whether every claim was asked for in this run."""
+        return all(claim.judgement.because != NOT_ASKED for claim in self.claims)
 
 
 def utc(moment: datetime) -> str:

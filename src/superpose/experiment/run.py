@@ -1,10 +1,13 @@
 """What a measuring function holds in its hands: config, steps, and where measurements and curves go."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from operator import index
+from typing import Any, Generic, SupportsFloat, SupportsIndex, TypeVar
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import ArrayLike
 
 from superpose.errors import InputError
@@ -13,13 +16,14 @@ from superpose.experiment.claim import Scale
 from superpose.experiment.engines import Engine, LocalEngine
 from superpose.experiment.measurement import MIN_SEEDS, Measurement
 from superpose.experiment.progress import Progress
-from superpose.experiment.step import StepCall
+from superpose.experiment.steps import StepCall
 from superpose.experiment.study import Study, StudyConfig
 
 C = TypeVar("C", bound=StudyConfig)
-Axis = Sequence[float] | Sequence[str] | np.ndarray
+Axis = Sequence[SupportsFloat] | Sequence[str] | np.ndarray
 """Positions along a curve: numbers, or categories."""
-_WAIT = 0.5  # seconds between looks at a step that another process is computing
+_WAIT = 0.2  # seconds between looks at a step that another process is computing
+_AT_ONCE = 256  # steps handed to the engine together: each holds an open lock file
 
 
 class StepFailed(RuntimeError):
@@ -125,10 +129,10 @@ class Run(Generic[C]):
         value: ArrayLike,
         low: ArrayLike | None = None,
         high: ArrayLike | None = None,
-        n: int = 1,
+        n: SupportsIndex = 1,
     ) -> None:
         """Record one arm of a curve: values (and intervals) along ``x``, numbers or categories."""
-        self._rows("curve", name, arm, x, value, low, high, n)
+        self._rows("curve", name, arm, x, value, low, high, index(n))
 
     def curve_of(self, name: str, arm: str, x: Axis, points: Sequence[Measurement]) -> None:
         """Record one arm of a curve from a measurement per point."""
@@ -150,50 +154,81 @@ class Run(Generic[C]):
 
     def _compute(self, waiting: list[StepCall], outputs: dict[str, Any]) -> None:
         """Compute what is free, then wait for what other processes compute; never hold one lock while waiting."""
-        failures: list[tuple[StepCall, BaseException]] = []
-        with self._progress.bar(waiting[0].info.label, len(waiting)) as advance:
+        failures: list[BaseException] = []
+        label, told = waiting[0].info.label, False
+        with self._progress.bar(label, len(waiting)) as advance:
             while waiting:
-                mine, locks = [], {}
-                elsewhere = []
-                for call in waiting:
-                    lock = self._cache.try_lock(call.key)
-                    if lock is None:
-                        elsewhere.append(call)
-                        continue
-                    found, value = self._look(call)  # another process may have finished it meanwhile
-                    if found:
-                        lock.release()
-                        outputs[call.key] = value
-                        self.steps_cached += 1
-                        advance()
-                    else:
-                        mine.append(call)
-                        locks[call.key] = lock
+                mine, elsewhere, locks = self._take(waiting, outputs, advance)
                 try:
-                    for index, value, error in self._engine_for(mine).map(mine):
-                        call = mine[index]
-                        if error is None:
-                            if self._fresh:
-                                self._cache.drop(call.key)
-                            outputs[call.key] = self._cache.put(call.key, value)
-                            self._refreshed.add(call.key)
-                            self.steps_run += 1
-                        else:
-                            failures.append((call, error))
-                        locks.pop(call.key).release()
-                        advance()
+                    if mine:
+                        self._work(mine, locks, outputs, failures, advance)
                 finally:
                     for lock in locks.values():
                         lock.release()
                 waiting = elsewhere
                 if waiting and not mine:
+                    if not told:
+                        self._progress.say(f"{label}: another process is computing {len(waiting)} of these; waiting")
+                        told = True
                     time.sleep(_WAIT)
         if failures:
-            call, error = failures[0]
+            error = failures[0]
             if isinstance(error, InputError):
                 raise error
             more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-            raise StepFailed(f"step {call.info.label} failed{more}: {type(error).__name__}: {error}") from error
+            raise StepFailed(f"step {label} failed{more}: {type(error).__name__}: {error}") from error
+
+    def _take(
+        self, waiting: list[StepCall], outputs: dict[str, Any], advance: Callable[[], None]
+    ) -> tuple[list[StepCall], list[StepCall], dict[str, FileLock]]:
+        """The calls to compute here under their locks, and those left for later."""
+        mine: list[StepCall] = []
+        later: list[StepCall] = []
+        locks: dict[str, FileLock] = {}
+        try:
+            for call in waiting:
+                lock = self._cache.try_lock(call.key) if len(mine) < _AT_ONCE else None
+                if lock is None:
+                    later.append(call)
+                    continue
+                locks[call.key] = lock
+                found, value = self._look(call)  # another process may have finished it meanwhile
+                if found:
+                    locks.pop(call.key).release()
+                    outputs[call.key] = value
+                    self.steps_cached += 1
+                    advance()
+                else:
+                    mine.append(call)
+        except BaseException:
+            for lock in locks.values():
+                lock.release()
+            raise
+        return mine, later, locks
+
+    def _work(
+        self,
+        mine: list[StepCall],
+        locks: dict[str, FileLock],
+        outputs: dict[str, Any],
+        failures: list[BaseException],
+        advance: Callable[[], None],
+    ) -> None:
+        if self._fresh:
+            for call in mine:
+                self._cache.restart(call.key)
+        # Closed at once when something goes wrong, so that no worker goes on after its lock is released.
+        with contextlib.closing(self._engine_for(mine).map(mine)) as results:
+            for at, value, error in results:
+                call = mine[at]
+                if error is None:
+                    outputs[call.key] = self._cache.put(call.key, value)
+                    self._refreshed.add(call.key)
+                    self.steps_run += 1
+                else:
+                    failures.append(error)
+                locks.pop(call.key).release()
+                advance()
 
     def _engine_for(self, calls: list[StepCall]) -> Engine:
         return LocalEngine() if any(call.info.exclusive for call in calls) else self._engine
@@ -216,16 +251,15 @@ class Run(Generic[C]):
             self._row(table, name, arm, at, float(v), float(lo), float(hi), n)
 
     def _row(
-        self, table: str, curve: str, arm: str, at: float | str, value: float, low: float, high: float, n: int
+        self, table: str, curve: str, arm: str, at: SupportsFloat | str, value: float, low: float, high: float, n: int
     ) -> None:
-        category = isinstance(at, str)
         self.rows.append(
             {
                 "table": table,
                 "curve": curve,
                 "arm": arm,
-                "x": None if category else float(at),
-                "label": str(at) if category else None,
+                "x": None if isinstance(at, str) else float(at),
+                "label": str(at) if isinstance(at, str) else None,
                 "value": value,
                 "low": low,
                 "high": high,

@@ -73,7 +73,7 @@ class Store:
             pq.write_table(tables, partial / "tables.parquet", compression="zstd")
             digest = _sha256(partial / "tables.parquet")
             final = record.model_copy(update={"tables_sha256": digest})
-            (partial / "run.json").write_text(final.model_dump_json(indent=1) + "\n")
+            (partial / "run.json").write_text(final.model_dump_json(indent=1) + "\n", encoding="utf-8")
             size = sum(path.stat().st_size for path in partial.iterdir())
             if size > LIMIT:
                 raise InputError(f"the run takes {size} bytes; allowed: {LIMIT}; keep fewer samples or curve points")
@@ -92,10 +92,19 @@ class Store:
         problems: list[str] = []
         for folder in self._folders():
             try:
-                found.append(StoredRun(_read(folder), folder))
+                found.append(self.read(folder))
             except (OSError, ValueError) as error:
                 problems.append(f"skipped {folder.name}: {_first_line(error)}")
         return sorted(found, key=lambda run: (run.record.started, run.record.id)), problems
+
+    def read(self, folder: Path) -> StoredRun:
+        """One run.
+
+        Raises:
+            OSError: a file is missing or cannot be read.
+            ValueError: it is not an intact run.
+        """
+        return StoredRun(_read(folder), folder)
 
     def _folders(self) -> Iterator[Path]:
         if not self.root.exists():
@@ -105,7 +114,9 @@ class Store:
         except OSError as error:
             raise InputError(f"--store {str(self.root)!r} cannot be read ({error.strerror})") from error
         for path in entries:
-            if path.is_dir() and not path.name.startswith(".") and "--" in path.name:
+            if path.name.startswith(".") or not path.is_dir():
+                continue
+            if "--" in path.name or (path / "run.json").exists():  # anything that looks like a run
                 yield path
 
     def _sweep(self) -> None:
@@ -147,6 +158,8 @@ def _read(folder: Path) -> RunRecord:
         raise ValueError(f"run.json says it is {record.id}")
     if _sha256(folder / "tables.parquet") != record.tables_sha256:
         raise ValueError("tables.parquet does not match its digest")
+    if not pq.read_schema(folder / "tables.parquet").equals(TABLE):
+        raise ValueError("tables.parquet has other columns than a run's")
     return record
 
 

@@ -68,6 +68,9 @@ class Study:
         ids = [claim.id for claim in self.claims]
         if len(set(ids)) != len(ids):
             raise ValueError(f"study {self.slug}: claim ids repeat: {ids}")
+        for figure in self.figures:
+            if not set(figure.claims) <= set(ids):
+                raise ValueError(f"study {self.slug}: figure {figure.id} names claims {figure.claims}; allowed: {ids}")
 
     def measured_by(self, *claims: str, exclusive: bool = False) -> Callable[[F], F]:
         """Register the decorated function as the one that measures these claims.
@@ -121,7 +124,7 @@ class Study:
             config = self.config.model_validate(tree)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+            where = ".".join(str(part) for part in first["loc"]) or ", ".join(overrides)
             raise InputError(f"--set {where} is {first['input']!r}: {first['msg']}") from error
         # More seeds than the preset asks for only sharpen the answer, so they do not leave it.
         changed = tuple(

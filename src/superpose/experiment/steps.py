@@ -8,14 +8,14 @@ import inspect
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 from threadpoolctl import threadpool_limits
 
-from superpose.experiment.codec import canonical
+from superpose.experiment import codec
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,6 +23,7 @@ R = TypeVar("R")
 _current: contextvars.ContextVar["StepContext"] = contextvars.ContextVar("superpose_step")
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Shows progress to a person."""
 
@@ -58,7 +59,8 @@ class StepContext:
     Attributes:
         device: device type, for example ``"cpu"`` or ``"cuda"``.
         threads: number of intra-op threads.
-        folder: a folder of this step's own; what stands there survives a kill and is gone once the step is done.
+        folder: a folder of this step's own; what stands there survives a kill and is gone once the step is done. A
+            checkpoint is written under another name and renamed, since a kill may come in the middle.
     """
 
     device: str
@@ -71,15 +73,21 @@ def step(*, version: str, exclusive: bool = False, label: str = "") -> Callable[
 
     The function must be pure: all randomness from explicit seeds among its arguments, arguments plain data
     (config values, seeds, paths, model references), and the same output bitwise on CPU for the same arguments.
-    Called directly it is an ordinary function; through ``run.step`` or ``run.map`` it is memoised.
+    Called directly it is an ordinary function; through ``run.step`` or ``run.map`` it is memoised. A step that can
+    compute in several dtypes takes the dtype's name as an argument, so that its key holds it.
 
     Args:
         version: bump it whenever the function's meaning changes; cached outputs of older versions are not read.
         exclusive: a timing step: runs alone and last, exempt from determinism, its key holds the machine.
         label: what the progress bar calls it; default the function's name.
+
+    Raises:
+        TypeError: the function is nested or a lambda; its name would not say which function it is.
     """
 
     def mark(fn: Callable[P, R]) -> Callable[P, R]:
+        if "<" in fn.__qualname__:
+            raise TypeError(f"{fn.__qualname__!r} cannot be a step; allowed: functions at the top level of a module")
         info = StepInfo(
             name=f"{fn.__module__}:{fn.__qualname__}",
             version=version,
@@ -98,7 +106,8 @@ def info_of(fn: Callable[..., Any]) -> StepInfo:
     Raises:
         TypeError: the function is not decorated with :func:`step`.
     """
-    info = getattr(inspect.unwrap(fn), "step_info", None)
+    # Other decorators may stand above @step or below it.
+    info = getattr(inspect.unwrap(fn, stop=lambda f: hasattr(f, "step_info")), "step_info", None)
     if not isinstance(info, StepInfo):
         raise TypeError(f"{getattr(fn, '__qualname__', fn)!r} is not a step; decorate it with @step(version=...)")
     return info
@@ -115,7 +124,12 @@ def current() -> StepContext:
 
 @dataclass(frozen=True)
 class StepCall:
-    """One step with its arguments: what an engine maps. Its ``key`` names its output in the cache."""
+    """One step with its arguments: what an engine maps. Its ``key`` names its output in the cache.
+
+    Raises:
+        TypeError: arguments that the function does not take, or that are not plain data.
+        ValueError: fewer than one thread.
+    """
 
     fn: Callable[..., Any]
     arguments: dict[str, Any]
@@ -127,47 +141,64 @@ class StepCall:
 
     def __post_init__(self) -> None:
         info = info_of(self.fn)
-        bound = inspect.signature(self.fn).bind(**self.arguments)
+        if self.threads < 1:
+            raise ValueError(f"step {info.name}: threads is {self.threads}; allowed: 1 or more")
+        try:
+            bound = inspect.signature(self.fn).bind(**self.arguments)
+        except TypeError as error:
+            raise TypeError(f"step {info.name}: {error}") from error
         bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            try:
+                codec.canonical(value)
+            except TypeError as error:
+                raise TypeError(f"step {info.name}: argument {name!r}: {error}") from error
         identity = {
             "name": info.name,
             "version": info.version,
             "arguments": dict(bound.arguments),
             "device": self.device,
             "threads": self.threads,
-            "machine": machine() if info.exclusive else None,
+            "machine": machine(self.device) if info.exclusive else None,
         }
-        digest = hashlib.sha256(canonical(identity).encode()).hexdigest()
+        digest = hashlib.sha256(codec.canonical(identity).encode()).hexdigest()
         object.__setattr__(self, "info", info)
         object.__setattr__(self, "key", f"{self.fn.__name__}-{digest[:32]}")
 
     def execute(self) -> Any:
-        """Run the function under its thread count and context, in whichever process this is."""
+        """Run the function under its thread count and context, in whichever process this is.
+
+        Raises:
+            TypeError: the output cannot be stored.
+        """
         folder = self.work / self.key
         folder.mkdir(parents=True, exist_ok=True)
         token = _current.set(StepContext(self.device, self.threads, folder))
         try:
             with _threads(self.threads):
-                return self.fn(**self.arguments)
+                output = self.fn(**self.arguments)
+            codec.check(output)
+            return output
         finally:
             _current.reset(token)
 
 
 @functools.cache
-def machine() -> str:
-    """A fingerprint of this machine for timings: processor, cores, operating system, library versions."""
+def machine(device: str) -> str:
+    """A fingerprint of this machine for timings: processor, cores, GPU, operating system, library versions."""
     from superpose.experiment.environment import environment
 
-    env = environment("cpu")
-    return canonical({**env.model_dump(), "node": hashlib.sha256(platform.node().encode()).hexdigest()[:16]})
+    env = environment(device)
+    return codec.canonical({**env.model_dump(), "node": hashlib.sha256(platform.node().encode()).hexdigest()[:16]})
 
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch is not None else None
-    variables = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(variables, str(count)))  # for torch imported by the step itself
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    variables = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(variables, str(count)))  # for libraries that the step itself is first to load
     try:
         if torch is not None:
             torch.set_num_threads(count)
@@ -183,13 +214,18 @@ def _threads(count: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def track(items: Sequence[R], description: str) -> Iterator[R]:
+def track(items: Iterable[R], description: str, total: int | None = None) -> Iterator[R]:
     """Iterate over the inner loop of a step, showing its progress where the driver shows any.
 
     Silent in worker processes: there the driver's bar over whole steps is the one that moves.
+
+    Args:
+        items: what the loop runs over.
+        description: what the bar calls it.
+        total: number of items, where they have no length.
     """
     reporter = progress.get(None)
     if reporter is None:
         yield from items
         return
-    yield from reporter.track(items, description)
+    yield from reporter.track(items, description, total)

@@ -1,0 +1,10 @@
+from .figures import plotly_figure as plotly_figure
+from .info import StudyInfo as StudyInfo
+from .numbers import jsonable as jsonable
+from .png import save_png as save_png
+from .site import build_site as build_site
+from .sql import query as query
+from .verdicts import claims_rows as claims_rows
+from .verdicts import main_measurements as main_measurements
+from .verdicts import markdown_table as markdown_table
+from .verdicts import update_readme as update_readme

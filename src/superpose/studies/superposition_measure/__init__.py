@@ -1,0 +1,1 @@
+"""Task superposition on a model and tasks of the user's own."""
