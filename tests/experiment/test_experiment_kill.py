@@ -11,6 +11,7 @@ import warnings
 
 import pytest
 
+import toy_study
 from superpose.experiment.cache import StepCache
 from superpose.experiment.codec import load
 from superpose.experiment.store import Store
@@ -151,7 +152,7 @@ def test_interrupted_by_ctrl_c(tmp_path, how, jobs):
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
     said = process.communicate(timeout=30)[1]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     assert process.returncode != 0
     assert "KeyboardInterrupt" in said
     assert Store(tmp_path / "store").runs() == ([], [])

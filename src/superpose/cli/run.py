@@ -1,7 +1,5 @@
 """``superpose run``: measure a study's claims."""
 
-import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -95,11 +93,13 @@ def _settings(overrides: list[str], seeds: int | None) -> dict[str, object]:
 
 def _print(done: "list[StoredRun]", as_json: bool) -> None:
     if as_json:
-        json.dump([run.record.model_dump(mode="json") for run in done], sys.stdout, indent=1)
-        print()
+        # The model's own JSON spells infinities as strings; json.dump would write words that JSON does not have.
+        print("[" + ",\n".join(run.record.model_dump_json(indent=1) for run in done) + "]")
         return
     from superpose.cli.report import print_claims
+    from superpose.experiment.record import NOT_ASKED
     from superpose.report.verdicts import claims_rows
     from superpose.studies import all_studies
 
-    print_claims(claims_rows(done, all_studies()))
+    rows = claims_rows(done, all_studies())
+    print_claims([row for row in rows if row["because"] != NOT_ASKED])

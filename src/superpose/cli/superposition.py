@@ -1,7 +1,5 @@
 """``superpose superposition``: does your own model do several in-context tasks at once?"""
 
-import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -80,8 +78,7 @@ def measure(
         options.engine.close()
     say(f"wrote {stored.folder}; see the curve with: superpose report --store {store}")
     if as_json:
-        json.dump(stored.record.model_dump(mode="json"), sys.stdout, indent=1)
-        print()
+        print(stored.record.model_dump_json(indent=1))
         return
     _print(stored.record)
 

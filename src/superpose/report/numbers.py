@@ -15,7 +15,7 @@ def short(x: float) -> str:
         return "NaN"
     if math.isinf(x):
         return "∞" if x > 0 else MINUS + "∞"
-    if 1000 <= abs(x) < 1e6:
+    if 999.5 <= abs(x) < 1e6:
         return f"{x:,.0f}".replace("-", MINUS)
     text = f"{x:.3g}"
     if "e" in text:

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -101,6 +102,7 @@ class RunView:
     id: str
     tab: str
     label: str
+    main: bool
     scale: str
     started: str
     duration: str
@@ -132,8 +134,8 @@ class StudyView:
 def study_views(runs: Sequence[StoredRun], studies: Studies) -> list[StudyView]:
     """A view per study that has runs.
 
-    Of a known study, the run to show at each scale; of an unknown one every run, newest first, since such runs answer
-    different questions.
+    First the run to show at each scale, as in the table of verdicts. Then runs that answer other questions, newest
+    first: of a known study the newest run of each config that left the preset, of an unknown one every run.
     """
     known = by_slug(studies)
     best = shown(runs, known)
@@ -141,10 +143,11 @@ def study_views(runs: Sequence[StoredRun], studies: Studies) -> list[StudyView]:
     for number, slug in enumerate(dict.fromkeys(run.record.study for run in best)):
         study = known.get(slug)
         every = [run for run in runs if run.record.study == slug]
-        chosen = every[::-1] if study is None else [run for run in best if run.record.study == slug]
+        main = [run for run in best if run.record.study == slug]
+        chosen = main + _others(every, main, known=study is not None)
         info = StudyInfo.unknown(slug) if study is None else StudyInfo.from_study(study)
-        run_views = tuple(_run(run, info, study) for run in chosen)
-        counts = Counter(claim.badge for view in run_views for claim in view.claims)
+        run_views = tuple(_run(run, info, study, main=run in main) for run in chosen)
+        counts = Counter(claim.badge for view in run_views if view.main for claim in view.claims)
         views.append(
             StudyView(
                 info,
@@ -157,25 +160,43 @@ def study_views(runs: Sequence[StoredRun], studies: Studies) -> list[StudyView]:
     return views
 
 
+def _others(every: list[StoredRun], main: list[StoredRun], *, known: bool) -> list[StoredRun]:
+    if not known:
+        return [run for run in reversed(every) if run not in main]
+    seen = {_question(run) for run in main}
+    found = []
+    for run in reversed(every):
+        if not run.record.preset and _question(run) not in seen:
+            seen.add(_question(run))
+            found.append(run)
+    return found
+
+
+def _question(run: StoredRun) -> tuple[str, str]:
+    return run.record.scale, json.dumps(run.record.config, sort_keys=True)
+
+
 def _page(slug: str, number: int) -> str:
     # A run's study is free text, and must never become a path.
     plain = "".join(c for c in slug if c.isascii() and (c.isalnum() or c == "-"))
     return f"{plain}.html" if plain == slug and slug else f"study-{number}-{plain}.html"
 
 
-def _run(run: StoredRun, info: StudyInfo, study: Study | None) -> RunView:
+def _run(run: StoredRun, info: StudyInfo, study: Study | None, *, main: bool) -> RunView:
     record = run.record if study is None else rejudged(run.record, [study])
     tables = run.tables()
-    known = study is not None
-    tab = record.scale if known else record.id.rpartition("--")[2]
+    tab = record.scale if main else record.id.rpartition("--")[2]
     started = record.started.astimezone(UTC)
+    what = textwrap.shorten(_plain(record.config[record.changed[0]]), 32, placeholder="…") if record.changed else ""
+    label = record.scale if main and record.preset else " · ".join(filter(None, (what, f"{started:%d %b %Y %H:%M}")))
     figures = [_drawn(figure, tables, tab) for figure in info.figures_of(tables)]
     ids = {claim.id for claim in record.claims}
     homes = {figure.anchor: next((c for c in figure.claims if c in ids), "") for figure in figures}
     return RunView(
         id=record.id,
         tab=tab,
-        label=record.scale if known else f"{started:%d %b %Y %H:%M}",
+        label=label,
+        main=main,
         scale=record.scale,
         started=f"{started:%d %B %Y, %H:%M} UTC",
         duration=_duration(record.seconds),
@@ -241,7 +262,9 @@ def _command(record: RunRecord, study: Study) -> str:
         words += ["--claims", ",".join(asked)]
     for name in record.changed:
         for dotted, value in _leaves(name, record.config.get(name)):
-            words += ["--set", f"{dotted}={value}"]
+            if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
+                return ""  # no command line says this value; a reader finds it in the config
+            words += ["--set", f"{dotted}={','.join(map(str, value)) if isinstance(value, list) else value}"]
     preset = study.presets.get(record.scale)
     seeds = record.config.get("seeds")
     # More seeds than the preset's do not count as a change, but they are part of what was run.
@@ -250,14 +273,12 @@ def _command(record: RunRecord, study: Study) -> str:
     return shlex.join(words)
 
 
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _leaves(f"{name}.{key}", item)
-    elif isinstance(value, list):
-        yield name, ",".join(map(str, value))
     else:
-        yield name, str(value)
+        yield name, value
 
 
 def _environment(record: RunRecord) -> Iterator[tuple[str, str]]:

@@ -98,10 +98,10 @@ def _panel(ax: "Axes", drawn: Drawing, panel: Panel) -> None:
         _areas(ax, panel)
     else:
         for series in panel.samples:
-            _scatter(ax, series, place, figure.log_y, size=12, alpha=0.5)
+            _scatter(ax, series, place, figure.log_y, size=12.0, alpha=0.5)
         for series in panel.series:
             if figure.kind == "scatter":
-                _scatter(ax, series, place, figure.log_y, size=60 if panel.samples else 22, alpha=1.0)
+                _scatter(ax, series, place, figure.log_y, size=60.0 if panel.samples else 22.0, alpha=1.0)
             else:
                 _line(ax, series, place, figure.log_y)
     if place:

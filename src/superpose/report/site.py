@@ -81,13 +81,8 @@ def _check(out: Path) -> None:
 
 
 def _front(views: list[StudyView], problems: list[str], runs: int, known: dict[str, Any]) -> dict[str, Any]:
-    # Of an unknown study only the newest run stands in the table, as in `superpose claims`.
-    lines = [
-        (view, run, claim)
-        for view in views
-        for run in (view.runs if view.info.known else view.runs[:1])
-        for claim in run.claims
-    ]
+    # The same runs as in `superpose claims`; a study's page has more.
+    lines = [(view, run, claim) for view in views for run in view.runs if run.main for claim in run.claims]
     counts = Counter(claim.badge.word for _, _, claim in lines)
     return {
         "views": views,
