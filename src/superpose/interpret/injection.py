@@ -37,7 +37,8 @@ def patched_answer_logprobs(
         answers: at least one; pairwise different.
         vector: the new residual at the last token.
         layer: the block after which it is put there, 0-based.
-        terminator: text that must follow the answer, normally a newline; default: none.
+        terminator: text that must follow the answer; default: none, as in the paper. A zero-shot prompt shows no line
+            that ends, so asking for a newline here measures the line's end rather than the task.
 
     Raises:
         InputError: layer out of range, a vector of another width, or what `answer_scores` refuses.

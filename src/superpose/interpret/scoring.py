@@ -22,7 +22,7 @@ class TokenBoundaryWarning(UserWarning):
 
 @dataclass(frozen=True)
 class AnswerScores:
-    """Log-probabilities of answers after one prompt, in nats, float32, on the CPU.
+    """Log-probabilities of answers after one prompt, in nats, on the CPU; float32, or float64 for a float64 model.
 
     Attributes:
         answers: the answers, as given.
@@ -266,7 +266,7 @@ def cached_continuation_logprobs(
         raise InputError(f"continuations has {len(continuations)} lists; the cache has {len(last_logits)} rows")
     with torch.inference_mode():
         every = [(row, tuple(tokens)) for row, group in enumerate(continuations) for tokens in group]
-        start = last_logits.float().log_softmax(-1)
+        start = at_least_float32(last_logits).log_softmax(-1)
         rows, targets = zip(*((row, tokens[0]) for row, tokens in every), strict=True) if every else ((), ())
         first = start[list(rows), list(targets)].cpu()
         longer = sorted({item for item in every if len(item[1]) > 1})
@@ -277,6 +277,11 @@ def cached_continuation_logprobs(
 
 
 Row = tuple[int, tuple[int, ...]]
+
+
+def at_least_float32(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return logits in float32 where they are in half precision: sums of rounded log-probabilities drift."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _after_first_token(
@@ -301,7 +306,7 @@ def _after_first_token(
         rows = torch.tensor([i for i, _ in guests]).repeat_interleave(torch.tensor(lengths))
         positions = torch.cat([torch.arange(n) for n in lengths])
         targets = torch.tensor([token for _, (_, tokens) in guests for token in tokens[1:]])
-        picked = logits[rows.to(device), positions.to(device)].float()
+        picked = at_least_float32(logits[rows.to(device), positions.to(device)])
         logprobs = picked.gather(1, targets.to(device)[:, None])[:, 0] - picked.logsumexp(-1)
         results.update(zip([guest for _, guest in guests], logprobs.cpu().split(lengths), strict=True))
     return results

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from superpose.errors import InputError
-from superpose.interpret.scoring import encode
+from superpose.interpret.scoring import at_least_float32, encode
 from superpose.models.internals import context_length, extend, prefill, repeat_cache
 
 _NEVER = float("-inf")
@@ -232,7 +232,7 @@ class _Search:
     def open(self, path: tuple[int, ...], logprob: float, logits: Float[Tensor, " vocab"]) -> None:
         """Note an evaluated path: the string that ends here, and its children as a family."""
         self.expansions += 1
-        logprobs = logits.float().log_softmax(-1).cpu()
+        logprobs = at_least_float32(logits).log_softmax(-1).cpu()
         complete = logprob + float(logprobs[self.end])
         spelled = self.text.spell(path)
         # Bytes that are no text all decode to the same mark, so such paths stand for themselves.
