@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from tiny import tiny_model, tiny_tokenizer
 
 from superpose.errors import InputError
 from superpose.interpret import answer_logprobs, family, mixture_prompts, score_mixture, top_strings
+from tiny import tiny_model, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model("llama"), tiny_tokenizer()
 

@@ -1,10 +1,10 @@
 """The study from end to end in seconds: every measure on a tiny random model, and one claim on the real one."""
 
 import pytest
-from tiny import tiny_model, tiny_tokenizer
 
 from superpose.experiment import Options, StepCache, Store, plan, run_study
 from superpose.studies import get_study
+from tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,9 @@ def test_probabilities_of_a_mixture_and_other_sum_to_one(tiny_folder, options):
     study = get_study("superposition-measure")
     overrides = {"model": str(tiny_folder), "tasks": ("copy", "upper", "first"), "mixtures": ((0.5, 0.25, 0.25),)}
     overrides |= {"demonstrations": 4, "prompts": 3, "search_budget": 50}
-    measured = {m.name: m.value for m in claims(run_study(plan(study, overrides=overrides), options))["mix"].measurements}
+    measured = {
+        m.name: m.value for m in claims(run_study(plan(study, overrides=overrides), options))["mix"].measurements
+    }
     shares = "0.5,0.25,0.25"
     total = sum(measured[f"p.{name}@{shares}"] for name in ("copy", "upper", "first", "other"))
     assert total == pytest.approx(1, abs=1e-6)
@@ -59,7 +61,9 @@ def test_the_expressivity_theorem_holds_at_smoke_scale(options):
 def test_the_real_model_superposes_copy_and_capitalise(options):
     study = get_study("superposition-measure")
     overrides = {"mixtures": ((1, 0), (0.6, 0.4), (0, 1)), "prompts": 6, "demonstrations": 16}
-    measured = {m.name: m.value for m in claims(run_study(plan(study, overrides=overrides), options))["mix"].measurements}
+    measured = {
+        m.name: m.value for m in claims(run_study(plan(study, overrides=overrides), options))["mix"].measurements
+    }
     # Pure prompts do their own task and hardly the other; the mixture does both.
     assert measured["p.copy@1,0"] > 0.7
     assert measured["p.capitalise@0,1"] > 0.6

@@ -89,13 +89,16 @@ def query(
     from rich.table import Table
 
     from superpose.experiment import Store
+    from superpose.report import jsonable
     from superpose.report import query as run_query
     from superpose.studies import all_studies
 
+    for problem in Store(store).runs()[1]:
+        say(f"warning: {problem}")
     columns, rows = run_query(Store(store), sql, list(all_studies().values()))
     if as_json:
         document = [dict(zip(columns, row, strict=True)) for row in rows]
-        json.dump(document, sys.stdout, indent=1, default=str)
+        json.dump(jsonable(document), sys.stdout, indent=1, default=str)
         print()
         return
     table = Table(*columns, box=None, pad_edge=False)

@@ -75,6 +75,7 @@ def injection_table(
     layers: Sequence[int] | None = None,
     terminator: str | None = None,
     batch_size: int = 32,
+    first_token_only: bool = False,
 ) -> Float[Tensor, "layers vectors queries answers"]:
     """Return the answers' log-probabilities for every layer, every vector and every query.
 
@@ -88,6 +89,7 @@ def injection_table(
         layers: blocks after which to inject; default: those the vectors were read after.
         terminator: as in `patched_answer_logprobs`.
         batch_size: most prompts in one pass; default 32.
+        first_token_only: score the first token of each answer instead of all; answers that share it get the same.
 
     Raises:
         InputError: no vectors or queries, different numbers of answers, or what `patched_answer_logprobs` refuses.
@@ -101,7 +103,7 @@ def injection_table(
     if not wanted:
         raise InputError("layers is empty; give at least one")
     stacked = {layer: torch.stack([vector.at(layer) for vector in vectors]) for layer in wanted}
-    prepared = _PreparedQueries(model, tokenizer, queries, terminator)
+    prepared = _PreparedQueries(model, tokenizer, queries, terminator, 1 if first_token_only else None)
     rows = list(range(len(queries))) * len(vectors)
     table = [
         torch.stack(prepared.score(rows, stacked[layer].repeat_interleave(len(queries), dim=0), layer, batch_size))
@@ -196,11 +198,12 @@ class _PreparedQueries:
         tokenizer: PreTrainedTokenizerBase,
         queries: Sequence[Query],
         terminator: str | None,
+        tokens: int | None = None,
     ):
         self.model = model
         contexts = [_tokenise(tokenizer, prompt, answers, terminator) for prompt, answers in queries]
         encoded = [ids for ids, _ in contexts]
-        self.continuations = [continuations for _, continuations in contexts]
+        self.continuations = [[answer[:tokens] for answer in continuations] for _, continuations in contexts]
         check_prompt_lengths(model, encoded, [max(map(len, answers)) for answers in self.continuations])
         self.groups: list[_Group] = []
         self.place: dict[int, tuple[int, int]] = {}

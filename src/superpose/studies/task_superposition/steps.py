@@ -128,7 +128,27 @@ def _random_string(key: str) -> str:
     return "".join(chr(ord("a") + byte % 26) for byte in digest[: 4 + digest[-1] % 4])
 
 
-@step(version="1", label="injecting task vectors")
+@step(version="1", label="mixed prompts, unterminated")
+def in_context(
+    model: str,
+    dtype: str,
+    family: str,
+    tasks: Sequence[str],
+    proportions: Sequence[float],
+    demonstrations: int,
+    prompts: int,
+    seed: int,
+) -> dict[str, Any]:
+    """As :func:`mixture`, for comparison with :func:`injection`: without a terminator, as zero-shot prompts need it."""
+    loaded = load(model, dtype, current().device)
+    drawn = mixture_prompts(
+        find_family(family), tasks, proportions, demonstrations=demonstrations, prompts=prompts, seed=seed
+    )
+    scores = score_mixture(loaded.model, loaded.tokenizer, track(drawn, f"{loaded.name} {family}"), terminator=None)
+    return {"whole": scores.logprob, "first": scores.first_logprob, "distinct_first": scores.distinct_first}
+
+
+@step(version="2", label="injecting task vectors")
 def injection(
     model: str,
     dtype: str,
@@ -142,13 +162,17 @@ def injection(
 ) -> dict[str, Any]:
     """Inject combinations of two task vectors into zero-shot prompts, at the layer where the pure ones work best.
 
+    Answers have no terminator: a zero-shot prompt shows no finished line, so a newline is unlikely after any answer.
+
     Returns:
-        ``logprob`` of the answers, ``[weights, queries, 2]``; the chosen ``layer``; ``own``, ``[layers, 2]``: each
-        pure vector's mean probability of its own task on the queries that choose the layer.
+        Log-probabilities of the ``whole`` answers and of their ``first`` tokens, ``[weights, queries, 2]``; the
+        chosen ``layer``; ``own``, ``[layers, 2]``: each pure vector's mean probability of its own task's first token
+        on the queries that choose the layer.
     """
     loaded = load(model, dtype, current().device)
     found = find_family(family)
     drawn = partial(mixture_prompts, found, tasks, demonstrations=demonstrations)
+    table = partial(injection_table, loaded.model, loaded.tokenizer)
     pure = [
         TaskVector.extract(
             loaded.model,
@@ -164,16 +188,16 @@ def injection(
         sources = drawn([0.5, 0.5], prompts=queries, seed=seed)
         return [(found.query(p.query, leading_newline=True), p.answers) for p in sources]
 
-    table = injection_table(
-        loaded.model, loaded.tokenizer, pure, zero_shot(choosing_seed(seed)), terminator=TERMINATOR
-    ).exp()
-    own = table.diagonal(dim1=1, dim2=3).mean(1)
+    own = table(pure, zero_shot(choosing_seed(seed)), first_token_only=True).exp().diagonal(dim1=1, dim2=3).mean(1)
     layer = int(own.mean(1).argmax())
     mixed = interpolate(pure, [[w, 1 - w] for w in weights])
-    logprob = injection_table(
-        loaded.model, loaded.tokenizer, mixed, zero_shot(report_seed(seed)), layers=[layer], terminator=TERMINATOR
-    )[0]
-    return {"logprob": logprob.numpy(), "layer": layer, "own": own.numpy()}
+    reported = zero_shot(report_seed(seed))
+    return {
+        "whole": table(mixed, reported, layers=[layer])[0].numpy(),
+        "first": table(mixed, reported, layers=[layer], first_token_only=True)[0].numpy(),
+        "layer": layer,
+        "own": own.numpy(),
+    }
 
 
 def choosing_seed(seed: int) -> int:

@@ -282,20 +282,33 @@ study = Study(
             curves=("patched", "in-context"),
             panels={"patched": "task vectors injected", "in-context": "demonstrations mixed"},
             x_label="weight of the first task (copy)",
-            y_label="probability",
+            y_label="probability of the answer's first token",
             y_range=(0, 1),
             claims=("TS5",),
             caption=(
-                "Mean probability of each task's answer and of everything else. Left: zero-shot prompts with a "
-                "combination of two task vectors injected; right: the same queries after mixed demonstrations."
+                "Mean probability of the first token of each task's answer, and of everything else. Left: zero-shot "
+                "prompts with a combination of two task vectors injected; right: the same queries after mixed "
+                "demonstrations."
             ),
+        ),
+        Figure(
+            id="interpolation-whole",
+            title="The same, for whole answers",
+            kind="stack",
+            curves=("patched.whole", "in-context.whole"),
+            panels={"patched.whole": "task vectors injected", "in-context.whole": "demonstrations mixed"},
+            x_label="weight of the first task (copy)",
+            y_label="probability of the whole answer",
+            y_range=(0, 1),
+            claims=("TS5",),
+            caption="Later tokens of an answer are generated without the vector, so less of it survives.",
         ),
         Figure(
             id="layers",
             title="Where injecting a task vector works",
             curves=("best-layer",),
             x_label="layer",
-            y_label="probability of the vector's own task",
+            y_label="probability of the own task's first token",
             y_range=(0, 1),
             claims=("TS5",),
             caption="On queries of their own; the best layer is read off here, and reported on others.",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from superpose.experiment import Run, exact, over_items
+from superpose.experiment import Run, exact, over_items, paired_difference
 from superpose.interpret import fit_lda, kappa_permutation_null, segment_coefficient
 from superpose.studies.task_superposition import steps
 from superpose.studies.task_superposition.measures import grid, halves
@@ -19,6 +19,7 @@ from superpose.studies.task_superposition.study import (
 
 SEGMENT_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the second task, so that coordinate 0 is the first
 MIDDLE = SEGMENT_WEIGHTS.index(0.5)
+VECTOR_SEED = 4  # of the prompts that give the vectors which are injected
 
 
 def clouds(
@@ -122,58 +123,68 @@ def measure_plane(run: Run[Config]) -> None:
 
 
 def measure_injection(run: Run[Config]) -> None:
-    """TS5: convex combinations of two task vectors in zero-shot prompts, against mixed demonstrations."""
+    """TS5: convex combinations of two task vectors in zero-shot prompts, against mixed demonstrations.
+
+    Judged on the probability of the answers' first tokens, from which the criterion's bounds were derived (queries
+    whose answers share it are left out); the same figures for whole answers are reported beside them.
+    """
     c = run.config
     weights = grid(c.mixture_step)
     common = {"model": c.model, "dtype": c.dtype, "family": TASK_VECTOR_FAMILY, "tasks": list(INTERPOLATION_TASKS)}
+    common["demonstrations"] = c.vector_demonstrations
     patched = run.step(
-        steps.injection,
-        **common,
-        weights=weights,
-        demonstrations=c.vector_demonstrations,
-        prompts=c.vector_prompts,
-        queries=c.queries,
-        seed=4,
+        steps.injection, **common, weights=weights, prompts=c.vector_prompts, queries=c.queries, seed=VECTOR_SEED
     )
+    reported = steps.report_seed(VECTOR_SEED)  # the same queries, now after demonstrations
     shown = run.map(
-        steps.mixture,
+        steps.in_context,
         [
+            # The queries on which the injection is reported.
             {
                 **common,
                 "proportions": [w, round(1 - w, 6)],
-                "demonstrations": c.vector_demonstrations,
                 "prompts": c.queries,
-                "seed": steps.report_seed(4),  # the queries on which the injection is reported
+                "seed": reported,
             }
             for w in weights
         ],
     )
-    inject = np.exp(patched["logprob"])  # [weights, queries, tasks]
-    context = np.exp(np.stack([s["logprob"] for s in shown]))
-    for curve, p in (("patched", inject), ("in-context", context)):
-        for k, task in enumerate(INTERPOLATION_TASKS):
-            run.curve_of(curve, task, weights, [over_items(task, row) for row in p[..., k]])
-        run.curve_of(curve, "other", weights, [over_items("other", row) for row in 1 - p.sum(-1)])
+    usable = shown[0]["distinct_first"]
+    run.note(f"TS5: {int(usable.sum())} of {c.queries} queries have answers with distinct first tokens")
+    for kind, suffix in (("first", ""), ("whole", ".whole")):
+        # [queries, weights, tasks]: queries are what is resampled.
+        inject = np.exp(patched[kind]).swapaxes(0, 1)[usable]
+        context = np.exp(np.stack([s[kind] for s in shown], axis=1))[usable]
+        choose, report = halves(len(inject))
+        inside = 1 + int(np.argmax(inject[choose, 1:-1].mean(0).min(1)))
+        other = [1 - p[:, 1:-1].sum(-1).mean(1) for p in (inject, context)]
+        run.measure(
+            "TS5",
+            over_items(f"own-task-at-ends{suffix}", inject, statistic=_own_at_ends),
+            over_items(f"weaker-task-inside{suffix}", inject[report, inside], statistic=_weaker),
+            over_items(f"largest-step-back{suffix}", inject, statistic=_largest_step_back),
+            paired_difference(f"other-patched-minus-in-context{suffix}", *other, over="items"),
+            over_items(f"other-patched{suffix}", other[0]),
+            over_items(f"other-in-context{suffix}", other[1]),
+            exact(f"weight-inside{suffix}", weights[inside]),
+        )
+        for curve, p in (("patched", inject), ("in-context", context)):
+            for k, task in enumerate(INTERPOLATION_TASKS):
+                run.curve_of(curve + suffix, task, weights, [over_items(task, row) for row in p[..., k].T])
+            run.curve_of(curve + suffix, "other", weights, [over_items("other", row) for row in 1 - p.sum(-1).T])
     for k, task in enumerate(INTERPOLATION_TASKS):
         own = patched["own"][:, k]
         run.curve("best-layer", task, list(range(len(own))), own, n=c.queries)
+    run.measure("TS5", exact("best-layer", patched["layer"]))
 
-    choose, report = halves(c.queries)
-    inside = 1 + int(np.argmax(inject[1:-1, choose].mean(1).min(1)))
-    other = 1 - inject[1:-1].sum(-1).mean(0), 1 - context[1:-1].sum(-1).mean(0)
-    # [queries, weights, tasks]: queries are what is resampled.
-    rows = inject.swapaxes(0, 1)
-    run.measure(
-        "TS5",
-        over_items("own-task-at-ends", rows, statistic=lambda x: float(min(x[:, -1, 0].mean(), x[:, 0, 1].mean()))),
-        over_items("weaker-task-inside", rows[report, inside], statistic=lambda x: float(x.mean(0).min())),
-        over_items("largest-step-back", rows, statistic=_largest_step_back),
-        over_items("other-patched-minus-in-context", other[0] - other[1]),
-        over_items("other-patched", other[0]),
-        over_items("other-in-context", other[1]),
-        exact("best-layer", patched["layer"]),
-        exact("weight-inside", weights[inside]),
-    )
+
+def _own_at_ends(rows: np.ndarray) -> float:
+    """The weaker of the two pure vectors on its own task: weight 1 is the first task's, weight 0 the second's."""
+    return float(min(rows[:, -1, 0].mean(), rows[:, 0, 1].mean()))
+
+
+def _weaker(rows: np.ndarray) -> float:
+    return float(rows.mean(0).min())
 
 
 def _largest_step_back(rows: np.ndarray) -> float:
