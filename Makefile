@@ -57,6 +57,9 @@ walls: setup-dev
 bench: setup-dev  ## ratios against peers, each in one run
 	$(BIN)/python benchmarks/bench_scoring.py
 	$(BIN)/python benchmarks/bench_search.py
+	$(BIN)/python benchmarks/bench_scan.py
+	$(BIN)/python benchmarks/bench_tasks.py
+	$(BIN)/python benchmarks/bench_many.py
 
 report: setup  ## the site of the published runs
 	$(SUPERPOSE) report --store results --out site/published

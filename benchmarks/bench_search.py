@@ -12,12 +12,13 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from superpose.interpret import MixturePrompt, encode, family, top_strings
 from superpose.models import extend, load, prefill, repeat_cache
@@ -27,26 +28,25 @@ DEMONSTRATIONS = 24
 SMALLEST_PATH = 0.01
 STOP_AT = 0.5
 
+TokenPath = tuple[tuple[int, ...], float]
+
 
 @dataclass
 class Beam:
     """What a beam search found.
 
     Attributes:
-        by_rule: log-probabilities, newline included, of the strings complete by the paper's rule.
+        by_rule: paths and log-probabilities, newline included, of the strings complete by the paper's rule.
         generous: those of every string whose path was evaluated, whatever its newline's rank.
-        evaluations: paths evaluated.
     """
 
-    by_rule: list[float] = field(default_factory=list)
-    generous: list[float] = field(default_factory=list)
-    evaluations: int = 0
+    by_rule: list[TokenPath] = field(default_factory=list)
+    generous: list[TokenPath] = field(default_factory=list)
 
-    def note(self, logprob: float, most_probable: bool) -> None:
-        self.evaluations += 1
-        self.generous.append(logprob)
+    def note(self, path: tuple[int, ...], logprob: float, most_probable: bool) -> None:
+        self.generous.append((path, logprob))
         if most_probable:
-            self.by_rule.append(logprob)
+            self.by_rule.append((path, logprob))
 
 
 @torch.inference_mode()
@@ -59,12 +59,12 @@ def beam_search(model: PreTrainedModel, prompt: list[int], newline: int, width: 
         candidates: list[tuple[tuple[int, ...], float]] = []
         for (path, logprob), row in zip(paths, rows, strict=True):
             end = float(row[newline])
-            found.note(logprob + end, int(row.argmax()) == newline)
+            found.note(path, logprob + end, int(row.argmax()) == newline)
             if end <= math.log(STOP_AT):
                 values, tokens = row.topk(width + 1)
                 children = zip(tokens.tolist(), values.tolist(), strict=True)
                 candidates += [((*path, token), logprob + value) for token, value in children if token != newline]
-        room = min(width, budget - found.evaluations)
+        room = min(width, budget - len(found.generous))
         paths = sorted(candidates, key=lambda item: -item[1])[: max(room, 0)]
         if not paths or paths[0][1] < math.log(SMALLEST_PATH):
             return found
@@ -72,12 +72,17 @@ def beam_search(model: PreTrainedModel, prompt: list[int], newline: int, width: 
         rows = extend(model, repeat_cache(cache, len(paths)), ids)[:, -1].float().log_softmax(-1)
 
 
-def mass(logprobs: list[float] | tuple[float, ...], k: int) -> float:
-    return sum(math.exp(value) for value in sorted(logprobs, reverse=True)[:k])
+def mass(tokenizer: PreTrainedTokenizerBase, found: Iterable[TokenPath], k: int) -> float:
+    """Probability of the k best texts, each by its best path, as the exact search counts them."""
+    best: dict[object, float] = {}
+    for path, logprob in found:
+        text = tokenizer.decode(list(path))
+        best[text] = max(best.get(text, -math.inf), logprob)
+    return sum(math.exp(value) for value in sorted(best.values(), reverse=True)[:k])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="exact top-K search against a beam")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--width", type=int, default=8)
@@ -90,9 +95,15 @@ def main() -> None:
     k = len(TASKS)
     rows = []
     print(f"{loaded.name}: top {k} strings, m = {DEMONSTRATIONS}, beam of {options.width}, {options.threads} thread(s)")
-    print(
-        f"{'prompt':>6} {'evaluations':>12} {'exact mass':>11} {'beam, rule':>11} {'beam, all':>10} {'beam/exact time':>16}"
-    )
+    columns = {
+        "prompt": 6,
+        "evaluations": 12,
+        "exact mass": 11,
+        "beam, rule": 11,
+        "beam, all": 10,
+        "beam/exact time": 16,
+    }
+    print(" ".join(f"{name:>{width}}" for name, width in columns.items()))
     for seed in range(options.prompts):
         rng = np.random.default_rng(seed)
         prompt = MixturePrompt.build(family("word"), TASKS, [1 / k] * k, DEMONSTRATIONS, rng)
@@ -107,10 +118,10 @@ def main() -> None:
         row = {
             "complete": top.complete,
             "evaluations": top.expansions,
-            "beam_evaluations": beam.evaluations,
-            "exact": mass(top.logprobs, k),
-            "beam_rule": mass(beam.by_rule, k),
-            "beam_generous": mass(beam.generous, k),
+            "beam_evaluations": len(beam.generous),
+            "exact": mass(loaded.tokenizer, zip(top.tokens, top.logprobs, strict=True), k),
+            "beam_rule": mass(loaded.tokenizer, beam.by_rule, k),
+            "beam_generous": mass(loaded.tokenizer, beam.generous, k),
             "beam_over_exact_time": (end - middle) / (middle - begin),
             "exact_seconds": middle - begin,
         }

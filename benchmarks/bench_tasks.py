@@ -1,4 +1,4 @@
-"""How long a batch takes to draw beside a training step on it, and the exact mixture predictor beside a loop over prompts.
+"""How long a batch takes to draw beside a training step, and the exact mixture predictor beside a loop over prompts.
 
 The step is forward, backward and Adam of a plain two-layer transformer of width 64, one thread, batches of 64: what a
 laptop trains. The share is drawing / step; it should stay far below 1 for every task.
@@ -84,9 +84,8 @@ def mixture():
     looped = seconds(lambda: [one_prompt(prior, x[0, :k], y[0, :k], x[0, k]) for k in range(33)]) / 33
     loop = torch.stack([one_prompt(prior, x[0, :k], y[0, :k], x[0, k]) for k in range(33)])
     difference = (prior.predict_path(x[:1], y[:1]).prediction[0] - loop).abs().max()
-    print(
-        f"\nposterior, d=3, M=4, k<=32: loop {1e6 * looped:.0f} us, batched {1e6 * batched:.2f} us per prompt and length"
-    )
+    print("\nexact posterior, 3 dimensions, 4 groups, up to 32 pairs, per prompt and length:")
+    print(f"  loop {1e6 * looped:.0f} us, batched {1e6 * batched:.2f} us")
     print(f"  ratio {looped / batched:.0f}x (bar 40x), largest difference {difference:.1e} (bar 1e-10)")
     x, y = x.repeat(1, 4, 1)[:200, :128], y.repeat(1, 4)[:200, :128]
     path = seconds(lambda: prior.predict_path(x, y))

@@ -183,9 +183,9 @@ def test_weights_start_as_gpt2s_or_as_pytorchs():
     made = build_backbone(backbone_spec("transformer", width=128, heads=4, depth=4))
     attention, mlp = made.blocks[0].inner, made.blocks[1].inner
     for weight in (attention.qkv.weight, mlp.up.weight, made.positions.weight):
-        assert abs(float(weight.std()) - 0.02) < 0.001
+        assert abs(weight.detach().std().item() - 0.02) < 0.001
     for weight in (attention.out.weight, mlp.down.weight):
-        assert abs(float(weight.std()) - 0.02 / 8**0.5) < 0.0005
+        assert abs(weight.detach().std().item() - 0.02 / 8**0.5) < 0.0005
     hybrid = build_backbone(backbone_spec("mambaformer", width=128, heads=4, depth=4))
     mamba, attention = hybrid.blocks[0].inner, hybrid.blocks[1].inner
     # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), and the Mamba output over sqrt(9 blocks).

@@ -138,9 +138,9 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
     learner.save(tmp_path)
     with pytest.raises(InputError, match="holds a ContinuousLearner; allowed: TokenLearner"):
         TokenLearner.load(tmp_path)
-    with pytest.raises(InputError, match="holds another architecture: .*width 16, allowed: 32"):
+    with pytest.raises(InputError, match=r"holds another architecture: .*width 16, allowed: 32"):
         ContinuousLearner.load(tmp_path, backbone_spec("looped", width=32, heads=2, loops=3, max_positions=24))
-    with pytest.raises(InputError, match="allowed: a folder that Learner.save wrote"):
+    with pytest.raises(InputError, match=r"allowed: a folder that Learner.save wrote"):
         load_learner(tmp_path / "nowhere")
 
     edit(tmp_path, version=2)
@@ -150,16 +150,16 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(InputError, match="is 'VisionLearner'; allowed: ContinuousLearner, TokenLearner"):
         load_learner(tmp_path)
     edit(tmp_path, learner="ContinuousLearner", arguments={"in_dim": 4, "out_dim": 1})
-    with pytest.raises(InputError, match="weights that do not fit its config.json.*read_in.weight"):
+    with pytest.raises(InputError, match=r"weights that do not fit its config.json.*read_in.weight"):
         load_learner(tmp_path)
     edit(tmp_path, arguments={"dimension": 4})
-    with pytest.raises(InputError, match="has arguments {'dimension': 4}"):
+    with pytest.raises(InputError, match=r"has arguments \{'dimension': 4\}"):
         load_learner(tmp_path)
     edit(tmp_path, format="another")
-    with pytest.raises(InputError, match="holds no superpose.learner"):
+    with pytest.raises(InputError, match=r"holds no superpose.learner"):
         load_learner(tmp_path)
     (tmp_path / "config.json").write_text('{"format":')
-    with pytest.raises(InputError, match="config.json that is not JSON"):
+    with pytest.raises(InputError, match=r"config.json that is not JSON"):
         load_learner(tmp_path)
 
     learner.save(tmp_path)
@@ -173,16 +173,16 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["transformer", "mambaformer"])
-def test_a_learner_learns_to_repeat_the_token_before_last(name):
-    torch.manual_seed(0)
-    learner = TokenLearner(backbone_spec(name, width=32, heads=2, depth=1, max_positions=8), 4, seed=0)
-    optimiser = torch.optim.Adam(learner.parameters(), lr=5e-3)
-    for _ in range(120):
-        ids = torch.randint(4, (64, 8))
+def test_a_learner_learns_to_repeat_the_previous_token(name):
+    spec = backbone_spec(name, width=16, heads=2, depth=1, max_positions=6)
+    learner = TokenLearner(spec, 3, seed=0)
+    optimiser = torch.optim.Adam(learner.parameters(), lr=1e-2)
+    for _ in range(80):
+        ids = torch.randint(3, (32, 6))
         logits = learner(ids)[:, 1:]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, :-1].flatten())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    # log(4) = 1.39 is chance.
-    assert loss < 0.2
+    # log(3) = 1.10 is chance.
+    assert loss < 0.3

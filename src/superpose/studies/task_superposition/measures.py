@@ -10,13 +10,8 @@ from superpose.interpret import kl_to_mixture, other_mass
 from superpose.models.pretrained.fetch import is_cached
 from superpose.models.pretrained.registry import find_registered
 from superpose.studies.task_superposition import steps
-from superpose.studies.task_superposition.study import (
-    PAIRS,
-    PANELS,
-    SCALING_TASKS,
-    TASK_VECTOR_FAMILY,
-    Config,
-)
+from superpose.studies.task_superposition.figures import PAIRS, PANELS, SCALING_TASKS, TASK_VECTOR_FAMILY
+from superpose.studies.task_superposition.study import Config
 
 
 def models(run: Run[Config]) -> list[str]:

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from superpose.experiment import Claim, Figure, Run, Study, StudyConfig, above, all_of, at_least, at_most, below
+from superpose.experiment import Claim, Run, Study, StudyConfig, above, all_of, at_least, at_most, below
+from superpose.studies.task_superposition.figures import FIGURES
 
 Demonstrations = Annotated[int, Field(ge=1, le=400)]
 Prompts = Annotated[int, Field(ge=2, le=5000)]
@@ -29,7 +30,11 @@ class Config(StudyConfig):
         scaling_prompts: prompts for r and KL in TS6.
         search_budget: expansions the exact search for the top strings may spend on a prompt.
         dims, tasks, demos, operands: the sweep of the explicit-weights transformer.
-        seeds: draws of tasks and demonstrations per cell of that sweep.
+        widths: of the decoders trained from scratch; TS2 looks at the widest, TS6 compares the ends.
+        train_steps: updates of each of them, at ``train_batch`` sequences; 2300 as in the card's laptop recipe.
+        train_batch: sequences per update.
+        train_prompts: prompts per mixture on which they are evaluated (the paper: 1000).
+        seeds: models trained per width; draws per cell of the explicit-weights sweep.
         dtype: of the real models.
     """
 
@@ -49,24 +54,12 @@ class Config(StudyConfig):
     tasks: tuple[Annotated[int, Field(ge=1)], ...] = (2, 4, 8)
     demos: tuple[Annotated[int, Field(ge=1)], ...] = (8, 24, 64)
     operands: tuple[Annotated[int, Field(ge=1)], ...] = (3, 5, 8)
+    widths: Annotated[tuple[Annotated[int, Field(ge=4, multiple_of=4)], ...], Field(min_length=2)] = (16, 32, 64)
+    train_steps: Annotated[int, Field(ge=1)] = 2300
+    train_batch: Annotated[int, Field(ge=1)] = 32
+    train_prompts: Prompts = 1000
     dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
 
-
-# TS1 and TS7 look at two tasks at a time; these are the pairs on which the small offline models can do both.
-PAIRS = {"word": ("copy", "capitalise"), "ab": ("copy_a", "copy_b")}
-
-# Figure 2 of the paper, panel by panel.
-PANELS = {
-    "add-translate": ("digits", "english", "french", "spanish"),
-    "country": ("capital", "continent", "upper"),
-    "ab": ("copy_a", "copy_b", "add"),
-    "word": ("first", "last", "first_upper", "last_upper"),
-}
-TASK_VECTOR_FAMILY = "word"
-SEGMENT_TASKS = ("first", "upper")  # TS4
-PLANE_TASKS = ("first", "upper", "copy")  # the discriminant plane of TS4
-INTERPOLATION_TASKS = ("copy", "capitalise")  # TS5
-SCALING_TASKS = ("copy", "capitalise", "upper", "first")  # TS6
 
 study = Study(
     slug="task-superposition",
@@ -97,6 +90,9 @@ study = Study(
             "tasks": (2,),
             "demos": (8,),
             "operands": (3,),
+            "widths": (8, 16),
+            "train_steps": 4,
+            "train_prompts": 8,
             "seeds": 1,
         },
         "laptop": {},
@@ -109,6 +105,9 @@ study = Study(
             "queries": 200,
             "scaling_prompts": 200,
             "search_budget": 2000,
+            "widths": (16, 32, 64, 128, 256, 384),
+            "train_steps": 5000,
+            "train_batch": 100,
             "seeds": 5,
         },
     },
@@ -143,8 +142,16 @@ study = Study(
             id="TS2",
             sentence="Superposition emerges even when the model was trained on one task per sequence.",
             paper_figure="from-scratch copy model: P(ret2) .009/.133/.489/.844/.990 at weights .1/.3/.5/.7/.9",
-            role="unmeasurable",
-            reason="needs a model trained from scratch on one task per sequence, and this release has no trainer yet",
+            criteria={
+                scale: all_of(
+                    at_least("share-at-half", 0.3),
+                    at_most("share-at-half", 0.7),
+                    at_least("weaker-task-at-half", 0.2),
+                    at_least("rank-correlation", 0.9),
+                    at_least("smallest-sum", 0.7),
+                )
+                for scale in ("laptop", "gpu")
+            },
         ),
         Claim(
             id="TS3",
@@ -195,11 +202,10 @@ study = Study(
             id="TS6",
             sentence="Larger models complete more tasks at once (r up) and are better calibrated (KL down).",
             paper_figure="r and KL over Qwen1.5 0.5B..14B, no number in the text",
-            role="reported",
-            reason=(
-                "the offline models are of two different families, so their order says nothing about size; a width "
-                "sweep of models trained from scratch would judge it, and this release has no trainer yet"
-            ),
+            criteria={
+                scale: all_of(below("kl-largest-minus-smallest", 0), above("r-largest-minus-smallest", 0))
+                for scale in ("laptop", "gpu")
+            },
         ),
         Claim(
             id="TS7",
@@ -210,124 +216,7 @@ study = Study(
             },
         ),
     ),
-    figures=(
-        Figure(
-            id="mixtures",
-            title="Two tasks in one prompt",
-            curves=("mixture-word", "mixture-ab"),
-            panels={"mixture-word": "word: copy / Capitalise", "mixture-ab": "A@B=: copy A / copy B"},
-            x_label="share of demonstrations of the first task",
-            y_label="probability of the answer",
-            y_range=(0, 1),
-            claims=("TS1",),
-            caption=(
-                "Mean probability of each task's whole answer (with its newline) in one forward pass, 95 % bootstrap "
-                "bands over prompts. Where two lines of one model are both well above zero, the tasks are in "
-                "superposition. The paper shows such mixtures on models of 70B and more (Fig. 2)."
-            ),
-        ),
-        Figure(
-            id="panels",
-            title="The paper's four panels, on small models",
-            kind="bars",
-            curves=tuple(f"panel-{family}" for family in PANELS),
-            panels={f"panel-{family}": family for family in PANELS},
-            x_label="task",
-            y_label="probability of the answer",
-            y_range=(0, 1),
-            claims=("TS1panels",),
-            caption=(
-                "Uniform mixtures, as in Fig. 2: its models put visible mass on every task. Models of 0.1-0.3B cannot "
-                "do most of these tasks, so most bars are missing."
-            ),
-        ),
-        Figure(
-            id="segment",
-            title="Where mixtures lie between the pure task vectors, layer by layer",
-            curves=("segment",),
-            x_label="layer",
-            y_label="position on the segment (0: first, 1: upper)",
-            claims=("TS4",),
-            caption=(
-                "Barycentric coordinate of the mean residual of mixed prompts on the segment between the pure means "
-                "(held-out half). Equal spacing would be exact linear superposition."
-            ),
-        ),
-        Figure(
-            id="residual",
-            title="How far mixtures lie off the segment",
-            curves=("residual",),
-            x_label="layer",
-            y_label="distance from the line, in segment lengths",
-            claims=("TS4",),
-            caption="The equal mixture against prompts whose demonstrations have random strings for answers.",
-        ),
-        Figure(
-            id="lda",
-            title="Task vectors in the discriminant plane",
-            kind="scatter",
-            curves=("lda",),
-            x_label="first discriminant",
-            y_label="second discriminant",
-            claims=("TS4",),
-            caption=(
-                "Linear discriminant analysis fitted on half of the pure prompts; shown are the held-out half and the "
-                "mixtures, at two thirds of the depth. The paper's Fig. 5 shows the same on Llama-3-8B."
-            ),
-        ),
-        Figure(
-            id="interpolation",
-            title="Injecting convex combinations of task vectors",
-            kind="stack",
-            curves=("patched", "in-context"),
-            panels={"patched": "task vectors injected", "in-context": "demonstrations mixed"},
-            x_label="weight of the first task (copy)",
-            y_label="probability of the answer's first token",
-            y_range=(0, 1),
-            claims=("TS5",),
-            caption=(
-                "Mean probability of the first token of each task's answer, and of everything else. Left: zero-shot "
-                "prompts with a combination of two task vectors injected; right: the same queries after mixed "
-                "demonstrations."
-            ),
-        ),
-        Figure(
-            id="interpolation-whole",
-            title="The same, for whole answers",
-            kind="stack",
-            curves=("patched.whole", "in-context.whole"),
-            panels={"patched.whole": "task vectors injected", "in-context.whole": "demonstrations mixed"},
-            x_label="weight of the first task (copy)",
-            y_label="probability of the whole answer",
-            y_range=(0, 1),
-            claims=("TS5",),
-            caption="Later tokens of an answer are generated without the vector, so less of it survives.",
-        ),
-        Figure(
-            id="layers",
-            title="Where injecting a task vector works",
-            curves=("best-layer",),
-            x_label="layer",
-            y_label="probability of the own task's first token",
-            y_range=(0, 1),
-            claims=("TS5",),
-            caption="On queries of their own; the best layer is read off here, and reported on others.",
-        ),
-        Figure(
-            id="collapse",
-            title="Generation collapse",
-            kind="bars",
-            curves=("collapse",),
-            x_label="family",
-            y_label="probability of the chosen task",
-            y_range=(0, 1),
-            claims=("TS7",),
-            caption=(
-                "Expected probability of the task whose first token is generated, before and after that token; "
-                "prompts whose answers share a first token are left out."
-            ),
-        ),
-    ),
+    figures=FIGURES,
 )
 
 
@@ -369,9 +258,12 @@ def vectors(run: Run[Config]) -> None:
         measure_injection(run)
 
 
-@study.measured_by("TS6")
+@study.measured_by("TS2", "TS6")
 def scaling(run: Run[Config]) -> None:
-    """The number of tasks completed and the calibration, per model."""
+    """Decoders trained from scratch over widths, and the real models beside them."""
     from superpose.studies.task_superposition.measures import measure_scaling
+    from superpose.studies.task_superposition.trained_measures import measure_trained
 
-    measure_scaling(run)
+    measure_trained(run)
+    if "TS6" in run.claims:
+        measure_scaling(run)

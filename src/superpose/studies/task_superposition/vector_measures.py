@@ -8,14 +8,14 @@ import numpy as np
 from superpose.experiment import Run, exact, over_items, paired_difference
 from superpose.interpret import fit_lda, kappa_permutation_null, segment_coefficient
 from superpose.studies.task_superposition import steps
-from superpose.studies.task_superposition.measures import grid, halves
-from superpose.studies.task_superposition.study import (
+from superpose.studies.task_superposition.figures import (
     INTERPOLATION_TASKS,
     PLANE_TASKS,
     SEGMENT_TASKS,
     TASK_VECTOR_FAMILY,
-    Config,
 )
+from superpose.studies.task_superposition.measures import grid, halves
+from superpose.studies.task_superposition.study import Config
 
 SEGMENT_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the second task, so that coordinate 0 is the first
 MIDDLE = SEGMENT_WEIGHTS.index(0.5)

@@ -1,0 +1,75 @@
+"""Residual blocks: a norm, then a mixer or an MLP, added to the stream."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from superpose.errors import InputError, choose
+from superpose.models.context import Context, State
+from superpose.models.mixers import Mixer
+from superpose.models.mixers.base import init_linears
+
+NORM_EPS = 1e-5
+# The name by which layouts call the MLP; every other name is a mixer's.
+MLP_NAME = "mlp"
+
+
+def build_norm(kind: str, width: int) -> nn.Module:
+    """Return a LayerNorm (default everywhere, as GPT-2) or RMSNorm, eps 1e-5."""
+    choose("norm", kind, ("layer", "rms"))
+    return nn.LayerNorm(width, eps=NORM_EPS) if kind == "layer" else nn.RMSNorm(width, eps=NORM_EPS)
+
+
+class MLP(nn.Module):
+    """GPT-2's two-layer perceptron with the tanh approximation of GELU.
+
+    Args:
+        width: channels of the residual stream.
+        ratio: hidden units per channel (default 4, GPT-2's).
+    """
+
+    residual_outputs = ("down",)
+
+    def __init__(self, width: int, ratio: int = 4):
+        super().__init__()
+        if ratio < 1:
+            raise InputError(f"mlp_ratio is {ratio}; allowed: 1 or more")
+        self.up = nn.Linear(width, ratio * width)
+        self.down = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+        """Transform every position by itself."""
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+    def init_weights(self, scheme: str, branches: int) -> None:
+        """Initialise as ``Mixer.init_weights`` does."""
+        init_linears(self, scheme, branches, self.residual_outputs)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block ``x + inner(norm(x))``.
+
+    Args:
+        width: channels of the residual stream.
+        inner: the mixer or MLP.
+        norm: kind of norm (default LayerNorm).
+    """
+
+    def __init__(self, width: int, inner: Mixer | MLP, norm: str = "layer"):
+        super().__init__()
+        self.norm = build_norm(norm, width)
+        self.inner = inner
+
+    def forward(
+        self, x: Float[Tensor, "batch pos width"], ctx: Context, state: State | None = None
+    ) -> tuple[Float[Tensor, "batch pos width"], State | None]:
+        """Return the stream after the block, and the mixer's state where one is kept."""
+        normed = self.norm(x)
+        if isinstance(self.inner, MLP):
+            return x + self.inner(normed), None
+        mixed, state = self.inner(normed, ctx, state)
+        return x + mixed, state
+
+    def initial_state(self, batch: int) -> State:
+        """Return the mixer's state before the first token; an MLP has none."""
+        return {} if isinstance(self.inner, MLP) else self.inner.initial_state(batch)

@@ -1,0 +1,17 @@
+from .curriculum import Curriculum as Curriculum
+from .curriculum import Ramp as Ramp
+from .evaluation import evaluate as evaluate
+from .evaluation import evaluate_loops as evaluate_loops
+from .history import History as History
+from .history import TrainingDiverged as TrainingDiverged
+from .incontext import train_in_context as train_in_context
+from .many import StackedModels as StackedModels
+from .many import train_many as train_many
+from .objectives import cross_entropy as cross_entropy
+from .objectives import loop_window as loop_window
+from .objectives import squared_error as squared_error
+from .objectives import total as total
+from .optimise import optimise as optimise
+from .optimisers import Optimiser as Optimiser
+from .randomness import seeded as seeded
+from .schedules import Schedule as Schedule
