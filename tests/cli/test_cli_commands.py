@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tiny import tiny_llama_dir
+
 SMOKE = ["run", "task-superposition", "--claims", "TS3", "--scale", "smoke"]
 
 
@@ -143,7 +145,10 @@ BAD = {
     "measure one task": (["superposition", "measure", "smollm2-135m", "--tasks", "copy"], "copy"),
     "measure sweep": (["superposition", "measure", "smollm2-135m", "--sweep", "0:2:0.5"], "0:2:0.5"),
     "measure proportions": (["superposition", "measure", "smollm2-135m", "--proportions", "0.9,0.9"], "1.8"),
-    "measure lengths": (["superposition", "measure", "smollm2-135m", "--proportions", "0.2,0.3,0.5"], "0.2,0.3,0.5"),
+    "measure lengths": (
+        ["superposition", "measure", "smollm2-135m", "--proportions", "0.2,0.3,0.5"],
+        "(0.2, 0.3, 0.5)",
+    ),
     "measure prompts": (["superposition", "measure", "smollm2-135m", "--prompts", "0"], "prompts"),
 }
 
@@ -154,6 +159,46 @@ def test_bad_usage_is_one_sentence_exit_2_and_nothing_written(superpose, tmp_pat
     assert done.returncode == 2, (done.stdout, done.stderr)
     assert named in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "superpose-runs").exists()
+
+
+BAD_FILES = {
+    "one.csv": (b"input,only\na,b\nc,d\n", "only"),
+    "hole.csv": (b"input,x,y\na,b,\nc,d,e\n", "y"),
+    "twice.csv": (b"input,x,y\na,b,c\na,d,e\n", "'a'"),
+    "latin.csv": ("input,x,y\ncaf\u00e9,b,c\n".encode("latin-1"), "utf-8"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_family_file_is_refused_by_name(superpose, tmp_path, name):
+    content, named = BAD_FILES[name]
+    (tmp_path / name).write_bytes(content)
+    done = superpose("superposition", "measure", "smollm2-135m", "--family", name)
+    assert done.returncode == 2, done.stderr
+    assert name in done.stderr
+    assert named in done.stderr.lower()
+    assert not (tmp_path / "superpose-runs").exists()
+
+
+def test_a_family_file_is_measured_on_a_model_folder(superpose, tmp_path):
+    tiny_llama_dir(tmp_path / "model")
+    rows = [f"{word},{word.upper()},{word[::-1]}" for word in ("ab", "cd", "ef", "gh", "ij")]
+    (tmp_path / "mine.csv").write_text("\n".join(["input,loud,backwards", *rows]) + "\n")
+    arguments = ["superposition", "measure", "model", "--family", "mine.csv", "--demos", "3", "--prompts", "2"]
+    done = superpose(*arguments, "--proportions", "0.5,0.5", "--search-budget", "20")
+    assert done.returncode == 0, done.stderr
+    assert "loud" in done.stdout
+    assert "backwards" in done.stdout
+    (run,) = (tmp_path / "superpose-runs").iterdir()
+    assert run.name.startswith("superposition-measure--")
+
+
+def test_a_prompt_longer_than_the_context_is_refused_and_nothing_is_written(superpose, tmp_path):
+    tiny_llama_dir(tmp_path / "model")
+    done = superpose("superposition", "measure", "model", "--demos", "60", "--prompts", "1", "--sweep", "0:0:1")
+    assert done.returncode == 2, done.stderr
+    assert "256" in done.stderr
     assert not (tmp_path / "superpose-runs").exists()
 
 

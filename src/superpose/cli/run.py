@@ -56,7 +56,7 @@ def run(
     wanted = [c.strip() for c in claims.split(",") if c.strip()]
     plans = [plan(s, scale=scale, claims=wanted, overrides=settings) for s in chosen]
     options = Options(Store(store), device=device_of(device), progress=Progress(quiet), fresh=fresh)
-    options.store.check_writable()
+    options.store.check_writable()  # before Ray is started
     options.engine = make_engine(engine, jobs)
     done: list[StoredRun] = []
     failures: list[str] = []

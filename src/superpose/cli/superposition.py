@@ -70,7 +70,7 @@ def measure(
     }
     checked = plan(get_study("superposition-measure"), overrides=settings)
     options = Options(Store(store), device=device_of(device), progress=Progress(quiet), fresh=fresh)
-    options.store.check_writable()
+    options.store.check_writable()  # before Ray is started
     options.engine = make_engine(engine, jobs)
     try:
         stored = run_study(checked, options)

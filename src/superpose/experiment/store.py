@@ -44,14 +44,14 @@ class Store:
         self.root = Path(root)
 
     def check_writable(self) -> None:
-        """Refuse early, before long work, if a run could not be saved here.
+        """Refuse early, before long work, if a run could not be saved here; leaves nothing behind.
 
         Raises:
             InputError: the folder cannot be created or written.
         """
+        existing = next(folder for folder in (self.root, *self.root.absolute().parents) if folder.exists())
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            probe = existing / f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
             probe.mkdir()
             probe.rmdir()
         except OSError as error:
@@ -66,6 +66,7 @@ class Store:
             InputError: the store is not writable, or the run is larger than 1 MB.
         """
         self.check_writable()
+        self.root.mkdir(parents=True, exist_ok=True)
         self._sweep()
         partial = self.root / f".partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         partial.mkdir()
