@@ -20,6 +20,7 @@ from .engines import engine as engine
 from .figure import Figure as Figure
 from .measurement import Measurement as Measurement
 from .measurement import exact as exact
+from .measurement import over_item_means as over_item_means
 from .measurement import over_items as over_items
 from .measurement import over_seeds as over_seeds
 from .measurement import paired_difference as paired_difference

@@ -18,6 +18,7 @@ from superpose.errors import InputError
 NAME = r"^[a-z0-9_.,:=|+@-]+$"
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+_CHUNK = 50  # resampled means at once: rows may be wide
 MIN_SEEDS = 3  # fewer seeds say nothing about spread: refused above the smoke scale
 
 Over = Literal["exact", "seeds", "items", "proportion"]
@@ -107,18 +108,54 @@ def over_items(
     # A fixed stream makes the interval a pure function of the values, so that runs can be compared bitwise.
     rng = np.random.default_rng(0)
     draws = np.array([float(stat(x[rng.integers(0, len(x), len(x))])) for _ in range(RESAMPLES)])
+    return _from_draws(name, value, draws, len(x), unit)
+
+
+def over_item_means(
+    names: Sequence[str],
+    values: ArrayLike,
+    statistics: Callable[[np.ndarray], ArrayLike],
+    *,
+    unit: str = "",
+) -> list[Measurement]:
+    """Several statistics of the items' mean row, with bootstrap intervals from the same resamples.
+
+    For wide rows (vectors, whole curves): the resampled means are one matrix product, nothing is copied.
+
+    Args:
+        names: one name per statistic.
+        values: one row per item, shape ``[n, ...]``; whole rows are resampled.
+        statistics: maps a mean row, shape ``[...]``, to one number per name.
+        unit: unit of the results.
+    """
+    x = np.asarray(values, dtype=float)
+    if x.ndim < 2 or len(x) < 2:
+        raise InputError(f"measurements {', '.join(names)}: values has shape {x.shape}; allowed: [n, ...], n >= 2")
+    flat = x.reshape(len(x), -1)
+    value = np.asarray(statistics(x.mean(0)), dtype=float)
+    rng = np.random.default_rng(0)  # fixed, as in over_items
+    draws = np.empty((RESAMPLES, len(names)))
+    for start in range(0, RESAMPLES, _CHUNK):
+        counts = rng.multinomial(len(x), [1 / len(x)] * len(x), size=min(_CHUNK, RESAMPLES - start))
+        means = (counts / len(x)) @ flat
+        draws[start : start + len(means)] = [np.asarray(statistics(mean.reshape(x.shape[1:]))) for mean in means]
+    return [
+        _from_draws(name, float(v), column, len(x), unit) for name, v, column in zip(names, value, draws.T, strict=True)
+    ]
+
+
+def _from_draws(name: str, value: float, draws: np.ndarray, n: int, unit: str) -> Measurement:
     if np.isnan(draws).any():
         raise InputError(f"measurement {name!r}: the statistic is NaN on {np.isnan(draws).mean():.0%} of the resamples")
     # Order statistics, not interpolated quantiles: between infinite draws interpolation gives NaN.
-    draws.sort()
+    draws = np.sort(draws)
     tail = round(RESAMPLES * (1 - CONFIDENCE) / 2)
-    low, high = draws[tail - 1], draws[-tail]
     return Measurement(
         name=name,
         value=value,
-        low=min(float(low), value),
-        high=max(float(high), value),
-        n=len(x),
+        low=min(float(draws[tail - 1]), value),
+        high=max(float(draws[-tail]), value),
+        n=n,
         unit=unit,
         over="items",
         interval="bootstrap 95 %",

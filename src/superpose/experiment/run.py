@@ -143,6 +143,10 @@ class Run(Generic[C]):
         """Record the single units (prompts, vectors) behind a curve or for a scatter."""
         self._rows("sample", name, arm, x, value, None, None, 1)
 
+    def say(self, text: str) -> None:
+        """Tell the person who waits; nothing of it is stored."""
+        self._progress.say(text)
+
     def note(self, text: str) -> None:
         """Say something in words that belongs beside the numbers."""
         self.notes.append(text)

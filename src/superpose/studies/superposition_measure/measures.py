@@ -1,26 +1,30 @@
 """Reading a sweep of mixtures off the scores."""
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from superpose.experiment import Run, over_items, proportion
 from superpose.interpret import kl_to_mixture, other_mass
-from superpose.studies.superposition_measure.study import Config
+from superpose.studies.superposition_measure.config import OTHER, Config, label, plain
 from superpose.studies.task_superposition import steps
+from superpose.studies.task_superposition.samples import fetched
 
 
 def measure_mixtures(run: Run[Config]) -> None:
     """Probabilities, other mass, KL and the number of completed tasks, per mixture."""
     c = run.config
+    model, file = fetched(run, c.model), Path(c.family)
     scores = run.map(
         steps.mixture,
         [
             {
-                "model": c.model,
-                "fingerprint": f"{c.fingerprint}:{c.family_sha256}",
+                "model": model,
                 "dtype": c.dtype,
                 "family": c.family,
+                "fingerprint": hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "",
                 "tasks": list(c.tasks),
                 "proportions": list(shares),
                 "demonstrations": c.demonstrations,
@@ -33,33 +37,19 @@ def measure_mixtures(run: Run[Config]) -> None:
     )
     axis = [shares[0] for shares in c.mixtures]
     sweep = len(c.tasks) == 2 and len(set(axis)) == len(axis)
-    for i, (shares, outcome) in enumerate(zip(c.mixtures, scores, strict=True)):
+    for shares, outcome in zip(c.mixtures, scores, strict=True):
         name = label(shares)
+        at: Any = [shares[0]] if sweep else [name]
         probability = np.exp(outcome["logprob"])
-        other = [other_mass(row) for row in outcome["logprob"]]
-        arms = {task: probability[:, k] for k, task in enumerate(c.tasks)} | {"other": np.asarray(other)}
+        arms = {task: probability[:, k] for k, task in enumerate(c.tasks)} | {OTHER: other_mass(outcome["logprob"])}
         for arm, values in arms.items():
-            point = over_items(f"p.{_plain(arm)}@{name}", values)
+            point = over_items(f"p.{plain(arm)}@{name}", values)
             run.measure("mix", point)
-            at: Any = axis[i : i + 1] if sweep else [name]
             run.curve_of("mixture", arm, at, [point])
-        actual = outcome["proportions"]
-        run.measure(
-            "mix",
-            over_items(f"kl@{name}", [kl_to_mixture(row, actual) for row in outcome["logprob"]], unit="nats"),
-        )
+        kl = kl_to_mixture(outcome["logprob"], outcome["proportions"])
+        run.measure("mix", over_items(f"kl@{name}", kl, unit="nats"))
         if outcome["completed"] is not None:
             settled = ~np.isnan(outcome["completed"]).any(1)
             run.measure("mix", proportion(f"search-settled@{name}", int(settled.sum()), len(settled)))
             if settled.any():
                 run.measure("mix", over_items(f"r@{name}", outcome["completed"][settled].sum(1), unit="tasks"))
-
-
-def label(shares: tuple[float, ...]) -> str:
-    """A mixture as it stands in measurement names: ``0.25,0.75``."""
-    return ",".join(f"{share:g}" for share in shares)
-
-
-def _plain(name: str) -> str:
-    """A task's name with only the characters that a measurement's name may have."""
-    return "".join(ch if ch.isascii() and (ch.isalnum() or ch in "_.-") else "-" for ch in name.lower())

@@ -1,14 +1,13 @@
 """Turning what a person typed into a checked config, before any model is loaded."""
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from superpose.errors import InputError
 from superpose.interpret import check_proportions
 from superpose.interpret import family as find_family
 from superpose.models import resolve
+from superpose.studies.superposition_measure.config import OTHER, label, plain
 
 DEFAULT_SWEEP = "0:1:0.1"
 _MOST = 1001  # mixtures in one sweep
@@ -32,7 +31,7 @@ def measurement_request(
     """
     if sweep and proportions:
         raise InputError(f"--sweep is {sweep!r} and --proportions is given too; allowed: one of them")
-    resolved = resolve(model)
+    resolve(model)
     found = find_family(family)
     names = [name.strip() for name in tasks.split(",") if name.strip()] or list(found.task_names[:2])
     found.select(names)
@@ -43,12 +42,16 @@ def measurement_request(
         if proportions
         else [_split(share, len(names)) for share in _sweep(sweep or DEFAULT_SWEEP)]
     )
-    file = Path(family)
+    if OTHER in names:
+        raise InputError(
+            f"--tasks holds {OTHER!r}, which is the name of the leftover probability; allowed: other names"
+        )
+    for what, texts in (("--tasks", [plain(n) for n in names]), ("--proportions", [label(m) for m in mixtures])):
+        if len(set(texts)) != len(texts):
+            raise InputError(f"{what} are {'; '.join(texts)}; allowed: each once")
     return {
         "model": model,
-        "fingerprint": resolved.fingerprint,
         "family": family,
-        "family_sha256": hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "",
         "tasks": tuple(names),
         "mixtures": tuple(tuple(shares) for shares in mixtures),
     }

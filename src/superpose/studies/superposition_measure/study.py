@@ -1,43 +1,7 @@
 """The question of the task-superposition paper, asked of the user's own model and tasks. Imports no torch."""
 
-from typing import Annotated
-
-from pydantic import Field
-
-from superpose.experiment import Claim, Figure, Run, Study, StudyConfig
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Config(StudyConfig):
-    """What to measure.
-
-    Attributes:
-        model: a registered name, a local folder, a ``.gguf`` file, or a hub id.
-        fingerprint: of the model's files, filled in by the command, so that a changed folder is measured anew.
-        family: a built-in family, or a CSV or YAML file.
-        family_sha256: of that file, filled in likewise.
-        tasks: two or more tasks of the family.
-        mixtures: proportions of the tasks, one row per mixture.
-        demonstrations: demonstrations per prompt.
-        prompts: prompts per mixture.
-        search_budget: expansions of the exact search for the top strings, per prompt; 0 leaves r out.
-        seed: of the prompts.
-        dtype: of the model.
-    """
-
-    model: str = "smollm2-135m-instruct-q4_1"
-    fingerprint: str = ""
-    family: str = "word"
-    family_sha256: str = ""
-    tasks: Annotated[tuple[str, ...], Field(min_length=2)] = ("copy", "capitalise")
-    mixtures: Annotated[tuple[tuple[Share, ...], ...], Field(min_length=1)] = ((1, 0), (0.75, 0.25), (0.5, 0.5), (0, 1))
-    demonstrations: Annotated[int, Field(ge=1)] = 20
-    prompts: Annotated[int, Field(ge=1)] = 20
-    search_budget: Annotated[int, Field(ge=0)] = 0
-    seed: Annotated[int, Field(ge=0)] = 0
-    dtype: Annotated[str, Field(pattern="^(float32|bfloat16|float16)$")] = "float32"
-
+from superpose.experiment import Claim, Figure, Run, Study
+from superpose.studies.superposition_measure.config import Config
 
 study = Study(
     slug="superposition-measure",

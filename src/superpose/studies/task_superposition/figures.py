@@ -1,22 +1,7 @@
-"""Which tasks the study mixes, and what the report draws of it. Imports no torch."""
+"""What the report draws of the study. Imports no torch."""
 
 from superpose.experiment import Figure
-
-# TS1 and TS7 look at two tasks at a time; these are the pairs on which the small offline models can do both.
-PAIRS = {"word": ("copy", "capitalise"), "ab": ("copy_a", "copy_b")}
-
-# Figure 2 of the paper, panel by panel.
-PANELS = {
-    "add-translate": ("digits", "english", "french", "spanish"),
-    "country": ("capital", "continent", "upper"),
-    "ab": ("copy_a", "copy_b", "add"),
-    "word": ("first", "last", "first_upper", "last_upper"),
-}
-TASK_VECTOR_FAMILY = "word"
-SEGMENT_TASKS = ("first", "upper")  # TS4
-PLANE_TASKS = ("first", "upper", "copy")  # the discriminant plane of TS4
-INTERPOLATION_TASKS = ("copy", "capitalise")  # TS5
-SCALING_TASKS = ("copy", "capitalise", "upper", "first")  # TS6
+from superpose.studies.task_superposition.config import PANELS
 
 FIGURES = (
     Figure(
@@ -48,6 +33,16 @@ FIGURES = (
             "Uniform mixtures, as in Fig. 2: its models put visible mass on every task. Models of 0.1-0.3B cannot "
             "do most of these tasks, so most bars are missing."
         ),
+    ),
+    Figure(
+        id="expressivity",
+        title="The explicit-weights transformer against counting",
+        curves=("expressivity",),
+        x_label="number of symbols d",
+        y_label="largest error",
+        log_y=True,
+        claims=("TS3",),
+        caption="The largest error over all numbers of operands, tasks, demonstrations and draws of the sweep.",
     ),
     Figure(
         id="segment",

@@ -5,34 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from superpose.errors import InputError
 from superpose.experiment import Measurement, Run, exact, over_items, proportion
 from superpose.interpret import kl_to_mixture, other_mass
-from superpose.models.pretrained.fetch import is_cached
-from superpose.models.pretrained.registry import find_registered
 from superpose.studies.task_superposition import steps
-from superpose.studies.task_superposition.figures import PAIRS, PANELS, SCALING_TASKS, TASK_VECTOR_FAMILY
-from superpose.studies.task_superposition.study import Config
-
-
-def models(run: Run[Config]) -> list[str]:
-    """The models of TS1 and TS6: the main one, and those of the others that are in the cache."""
-    present = [name for name in run.config.other_models if find_registered(name) is None or is_cached(name)]
-    for name in run.config.other_models:
-        if name not in present:
-            run.note(f"{name} is not in the cache and was left out; fetch it with: superpose models get {name}")
-    return [run.config.model, *present]
-
-
-def grid(step: float) -> list[float]:
-    """Mixture weights from 0 to 1."""
-    count = round(1 / step)
-    return [round(i / count, 6) for i in range(count + 1)]
-
-
-def halves(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts that choose the best mixture or layer, and prompts on which it is reported."""
-    indices = np.arange(n)
-    return indices[::2], indices[1::2]
+from superpose.studies.task_superposition.config import PAIRS, PANELS, SCALING_TASKS, TASK_VECTOR_FAMILY, Config
+from superpose.studies.task_superposition.samples import all_models, grid, halves, largest, main_model, short, smallest
 
 
 def pair_scores(run: Run[Config], model: str, family: str, weights: Sequence[float]) -> list[dict[str, Any]]:
@@ -69,7 +47,7 @@ def measure_pairs(run: Run[Config]) -> None:
     for family, tasks in PAIRS.items():
         weaker: dict[str, Measurement] = {}
         times: dict[str, Measurement] = {}
-        for model in models(run):
+        for model in all_models(run):
             p = np.exp(np.stack([s["logprob"] for s in pair_scores(run, model, family, weights)]))
             for k, task in enumerate(tasks):
                 points = [over_items(task, p[i, :, k]) for i in range(len(weights))]
@@ -81,7 +59,11 @@ def measure_pairs(run: Run[Config]) -> None:
             times[model] = over_items(f"{family}.times-control.{short(model)}", rows, statistic=_times_control)
             run.measure("TS1", weaker[model], times[model])
             run.note(f"TS1 {family} on {short(model)}: chosen weight of {tasks[0]} is {weights[at]:g}")
-        run.measure("TS1", _worst(f"{family}.weaker-task", weaker), _worst(f"{family}.times-control", times))
+        run.measure(
+            "TS1",
+            smallest(f"{family}.weaker-task", weaker.values()),
+            smallest(f"{family}.times-control", times.values()),
+        )
 
 
 def _weaker(rows: np.ndarray) -> float:
@@ -93,20 +75,11 @@ def _times_control(rows: np.ndarray) -> float:
     return float((means[:2] / means[2:]).min())
 
 
-def _worst(name: str, measured: dict[str, Measurement]) -> Measurement:
-    return min(measured.values(), key=lambda m: m.low).model_copy(update={"name": name})
-
-
-def short(model: str) -> str:
-    """A model's name as it stands in measurement names and legends."""
-    return model.rsplit("/", 1)[-1].lower().split("-instruct")[0].split("-q4")[0]
-
-
 def measure_panels(run: Run[Config]) -> None:
     """The four panels of Figure 2 with uniform mixtures, on every model, as far as its context reaches."""
     c = run.config
     for family, tasks in PANELS.items():
-        for model in models(run):
+        for model in all_models(run):
             shares = [round(1 / len(tasks), 9)] * len(tasks)
             scores = run.step(
                 steps.mixture,
@@ -136,7 +109,7 @@ def measure_collapse(run: Run[Config]) -> None:
     before: dict[str, Measurement] = {}
     after: dict[str, Measurement] = {}
     for family in PAIRS:
-        scores = pair_scores(run, run.config.model, family, weights)
+        scores = pair_scores(run, main_model(run), family, weights)
         at = best_mixture(np.exp(np.stack([s["logprob"] for s in scores])), choose)
         chosen = scores[at]
         usable = [int(i) for i in report if chosen["distinct_first"][i]]
@@ -151,14 +124,18 @@ def measure_collapse(run: Run[Config]) -> None:
         run.measure("TS7", before[family], after[family])
     run.curve_of("collapse", "before the first token", list(before), list(before.values()))
     run.curve_of("collapse", "after it", list(after), list(after.values()))
-    likeliest = max(before.values(), key=lambda m: m.high).model_copy(update={"name": "before"})
-    run.measure("TS7", likeliest, _worst("after-first-token", after))
+    if not before:
+        raise InputError(
+            f"prompts is {run.config.prompts}; on none of the reported half do the answers' first tokens differ: "
+            "allowed: more prompts"
+        )
+    run.measure("TS7", largest("before", before.values()), smallest("after-first-token", after.values()))
 
 
 def measure_scaling(run: Run[Config]) -> None:
     """TS6: tasks completed and calibration of every model on the same prompts."""
     c = run.config
-    for model in models(run):
+    for model in all_models(run):
         scores = run.step(
             steps.mixture,
             model=model,

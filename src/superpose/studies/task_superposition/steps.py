@@ -19,12 +19,30 @@ from superpose.interpret import (
     score_mixture,
 )
 from superpose.interpret import family as find_family
-from superpose.models import load
+from superpose.models import LoadedModel, load, resolve
 from superpose.models.constructed.superposition import SuperpositionTransformer
 from superpose.models.constructed.symbol_tasks import SymbolTask, mixture_distribution, sample_mixture
 
 EXPRESSIVITY_BATCH = 4  # prompts per cell of the sweep
+_MARK = " # "  # between a model's place and its fingerprint
 TERMINATOR = "\n"  # ends an answer, so that "1" and "10", or "un" and "une", are different events
+
+
+def reference(model: str) -> str:
+    """What a step takes for a model: a registered name, or a place and the fingerprint of what stands there.
+
+    So a folder whose weights have changed is another argument, and is measured anew.
+
+    Raises:
+        InputError: the reference names no model.
+    """
+    resolved = resolve(model)
+    return resolved.name if resolved.kind == "registered" else f"{model}{_MARK}{resolved.fingerprint}"
+
+
+def load_reference(text: str, dtype: str) -> LoadedModel:
+    """Load what :func:`reference` names, on the running step's device."""
+    return load(text.partition(_MARK)[0], dtype, current().device)
 
 
 @step(version="1", label="mixed prompts")
@@ -40,8 +58,8 @@ def mixture(
     search_budget: int = 0,
     fingerprint: str = "",
 ) -> dict[str, Any]:
-    """Scores of the tasks on the prompts of one mixture; ``fingerprint`` ties local files to their content."""
-    loaded = load(model, dtype, current().device)
+    """Scores of the tasks on the prompts of one mixture; ``fingerprint`` ties a family's file to its content."""
+    loaded = load_reference(model, dtype)
     drawn = mixture_prompts(
         find_family(family), tasks, proportions, demonstrations=demonstrations, prompts=prompts, seed=seed
     )
@@ -92,7 +110,7 @@ def expressivity(symbols: int, operands: int, tasks: int, demonstrations: int, s
         "layers": network.num_layers,
         "heads": max(network.heads_per_layer),
         "width": network.width,
-        # E of the card: content and output, three values per task, codes of slots and blocks, five flags.
+        # Content and output, three values per task, codes of slots and blocks, five flags.
         "formula": 2 * symbols + 3 * tasks + math.ceil(math.log2(n)) + math.ceil(math.log2(blocks)) + 5,
     }
 
@@ -113,12 +131,12 @@ def residuals(
 
     With ``random_answers`` the same words are demonstrated with random strings for answers: the control.
     """
-    loaded = load(model, dtype, current().device)
+    loaded = load_reference(model, dtype)
     found = find_family(family)
-    drawn = mixture_prompts(found, tasks, proportions, demonstrations=demonstrations, prompts=prompts, seed=seed)
+    mixed: tuple[Sequence[str | Task], Sequence[float]] = (tasks, proportions)
     if random_answers:
-        nonsense = Task("random", lambda value: _random_string(f"{seed}:{value}"))
-        drawn = mixture_prompts(found, [nonsense], [1.0], demonstrations=demonstrations, prompts=prompts, seed=seed)
+        mixed = ([Task("random", lambda value: _random_string(f"{seed}:{value}"))], [1.0])
+    drawn = mixture_prompts(found, *mixed, demonstrations=demonstrations, prompts=prompts, seed=seed)
     return residuals_at_separator(loaded.model, loaded.tokenizer, [p.text for p in drawn])
 
 
@@ -140,7 +158,7 @@ def in_context(
     seed: int,
 ) -> dict[str, Any]:
     """As :func:`mixture`, for comparison with :func:`injection`: without a terminator, as zero-shot prompts need it."""
-    loaded = load(model, dtype, current().device)
+    loaded = load_reference(model, dtype)
     drawn = mixture_prompts(
         find_family(family), tasks, proportions, demonstrations=demonstrations, prompts=prompts, seed=seed
     )
@@ -148,7 +166,7 @@ def in_context(
     return {"whole": scores.logprob, "first": scores.first_logprob, "distinct_first": scores.distinct_first}
 
 
-@step(version="2", label="injecting task vectors")
+@step(version="3", label="injecting task vectors")
 def injection(
     model: str,
     dtype: str,
@@ -166,10 +184,10 @@ def injection(
 
     Returns:
         Log-probabilities of the ``whole`` answers and of their ``first`` tokens, ``[weights, queries, 2]``; the
-        chosen ``layer``; ``own``, ``[layers, 2]``: each pure vector's mean probability of its own task's first token
-        on the queries that choose the layer.
+        chosen ``layer``; ``own``, ``[layers, queries, 2]``: each pure vector's probability of its own task's first
+        token on the queries that choose the layer.
     """
-    loaded = load(model, dtype, current().device)
+    loaded = load_reference(model, dtype)
     found = find_family(family)
     drawn = partial(mixture_prompts, found, tasks, demonstrations=demonstrations)
     table = partial(injection_table, loaded.model, loaded.tokenizer)
@@ -188,15 +206,15 @@ def injection(
         sources = drawn([0.5, 0.5], prompts=queries, seed=seed)
         return [(found.query(p.query, leading_newline=True), p.answers) for p in sources]
 
-    own = table(pure, zero_shot(choosing_seed(seed)), first_token_only=True).exp().diagonal(dim1=1, dim2=3).mean(1)
-    layer = int(own.mean(1).argmax())
+    own = table(pure, zero_shot(choosing_seed(seed)), first_token_only=True).exp().diagonal(dim1=1, dim2=3)
+    layer = int(own.mean((1, 2)).argmax())
     mixed = interpolate(pure, [[w, 1 - w] for w in weights])
     reported = zero_shot(report_seed(seed))
     return {
         "whole": table(mixed, reported, layers=[layer])[0].numpy(),
         "first": table(mixed, reported, layers=[layer], first_token_only=True)[0].numpy(),
         "layer": layer,
-        "own": own.numpy(),
+        "own": own,
     }
 
 

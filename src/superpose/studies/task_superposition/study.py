@@ -1,65 +1,8 @@
 """Claims, configs, figures and measures of the paper on task superposition. Imports no torch."""
 
-from typing import Annotated
-
-from pydantic import Field
-
-from superpose.experiment import Claim, Run, Study, StudyConfig, above, all_of, at_least, at_most, below
+from superpose.experiment import Claim, Run, Study, above, all_of, at_least, at_most, below
+from superpose.studies.task_superposition.config import Config
 from superpose.studies.task_superposition.figures import FIGURES
-
-Demonstrations = Annotated[int, Field(ge=1, le=400)]
-Prompts = Annotated[int, Field(ge=2, le=5000)]
-Weight = Annotated[float, Field(ge=0, le=1)]
-
-
-class Config(StudyConfig):
-    """What is measured, and with how much of it.
-
-    Attributes:
-        model: the model that every claim on a real model is judged on.
-        other_models: further models for TS1 (every one of them must pass) and TS6; those not in the cache are
-            skipped, and the run says so.
-        demonstrations: demonstrations per mixed prompt; 20 as in the card's laptop recipe (the paper: 60 to 80).
-        prompts: prompts per mixture in TS1, TS5 and TS7; half choose the best mixture, half are reported.
-        mixture_step: distance between neighbouring mixture weights.
-        panel_prompts: prompts for each of the paper's four panels.
-        panel_demonstrations: demonstrations per task in the panels; 20 as in the paper.
-        vector_prompts: prompts per mixture whose residuals are averaged into a task vector (the paper: 100).
-        vector_demonstrations: demonstrations in those prompts; 16 as in the card's laptop recipe (the paper: 30).
-        queries: zero-shot queries into which vectors are injected; as many again choose the best layer.
-        scaling_prompts: prompts for r and KL in TS6.
-        search_budget: expansions the exact search for the top strings may spend on a prompt.
-        dims, tasks, demos, operands: the sweep of the explicit-weights transformer.
-        widths: of the decoders trained from scratch; TS2 looks at the widest, TS6 compares the ends.
-        train_steps: updates of each of them, at ``train_batch`` sequences; 2300 as in the card's laptop recipe.
-        train_batch: sequences per update.
-        train_prompts: prompts per mixture on which they are evaluated (the paper: 1000).
-        seeds: models trained per width; draws per cell of the explicit-weights sweep.
-        dtype: of the real models.
-    """
-
-    model: str = "smollm2-135m-instruct-q4_1"
-    other_models: tuple[str, ...] = ("gemma3-270m-q4_k_m",)
-    demonstrations: Demonstrations = 20
-    prompts: Prompts = 60
-    mixture_step: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    panel_prompts: Prompts = 12
-    panel_demonstrations: Demonstrations = 20
-    vector_prompts: Prompts = 40
-    vector_demonstrations: Demonstrations = 16
-    queries: Prompts = 32
-    scaling_prompts: Prompts = 24
-    search_budget: Annotated[int, Field(ge=10)] = 400
-    dims: tuple[Annotated[int, Field(ge=2)], ...] = (6, 12, 32)
-    tasks: tuple[Annotated[int, Field(ge=1)], ...] = (2, 4, 8)
-    demos: tuple[Annotated[int, Field(ge=1)], ...] = (8, 24, 64)
-    operands: tuple[Annotated[int, Field(ge=1)], ...] = (3, 5, 8)
-    widths: Annotated[tuple[Annotated[int, Field(ge=4, multiple_of=4)], ...], Field(min_length=2)] = (16, 32, 64)
-    train_steps: Annotated[int, Field(ge=1)] = 2300
-    train_batch: Annotated[int, Field(ge=1)] = 32
-    train_prompts: Prompts = 1000
-    dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
-
 
 study = Study(
     slug="task-superposition",

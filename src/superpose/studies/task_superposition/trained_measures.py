@@ -8,8 +8,8 @@ from scipy.stats import spearmanr
 from superpose.experiment import Run, over_seeds
 from superpose.interpret import kl_to_mixture
 from superpose.studies.task_superposition import trained_steps
-from superpose.studies.task_superposition.measures import grid
-from superpose.studies.task_superposition.study import Config
+from superpose.studies.task_superposition.config import Config
+from superpose.studies.task_superposition.samples import grid
 from superpose.studies.task_superposition.trained_steps import PAIR
 
 HALF = np.array([0.5, 0.5])

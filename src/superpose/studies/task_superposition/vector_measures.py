@@ -5,17 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from superpose.experiment import Run, exact, over_items, paired_difference
+from superpose.errors import InputError
+from superpose.experiment import Run, exact, over_item_means, over_items, paired_difference, proportion
 from superpose.interpret import fit_lda, kappa_permutation_null, segment_coefficient
 from superpose.studies.task_superposition import steps
-from superpose.studies.task_superposition.figures import (
+from superpose.studies.task_superposition.config import (
     INTERPOLATION_TASKS,
     PLANE_TASKS,
     SEGMENT_TASKS,
     TASK_VECTOR_FAMILY,
+    Config,
 )
-from superpose.studies.task_superposition.measures import grid, halves
-from superpose.studies.task_superposition.study import Config
+from superpose.studies.task_superposition.samples import grid, halves, main_model
 
 SEGMENT_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the second task, so that coordinate 0 is the first
 MIDDLE = SEGMENT_WEIGHTS.index(0.5)
@@ -26,12 +27,12 @@ def clouds(
     run: Run[Config], tasks: tuple[str, ...], mixtures: list[tuple[float, ...]], **more: Any
 ) -> list[np.ndarray]:
     """Residuals at the last token of mixed prompts, one array ``[prompts, layers, width]`` per mixture."""
-    c = run.config
+    c, model = run.config, main_model(run)
     found = run.map(
         steps.residuals,
         [
             {
-                "model": c.model,
+                "model": model,
                 "dtype": c.dtype,
                 "family": TASK_VECTOR_FAMILY,
                 "tasks": list(tasks),
@@ -60,38 +61,37 @@ def measure_segment(run: Run[Config]) -> None:
     rows = np.stack(
         [mixed[0][ends[:count]], mixed[-1][ends[:count]], *(m[report[:count]] for m in (*mixed, control))], axis=1
     ).astype(np.float64)
-    coordinate, residual = profile(rows)
-    layers = list(range(coordinate.shape[1]))
+    measured = over_item_means(_profile_names(rows), rows, _flat_profile)
+    count_layers = rows.shape[2]
+    layers = list(range(count_layers))
     for i, w in enumerate(SEGMENT_WEIGHTS):
-        run.curve("segment", f"{w:.0%} {SEGMENT_TASKS[1]}", layers, coordinate[i], n=count)
-    for i, arm in ((MIDDLE, "equal mixture"), (-1, "random answers")):
-        run.curve("residual", arm, layers, residual[i], n=count)
-    run.measure(
-        "TS4",
-        over_items("layers-between", rows, statistic=_layers_between, unit="share of layers"),
-        over_items("residual-minus-control", rows, statistic=_residual_minus_control, unit="segment lengths"),
-        exact("layers", len(layers)),
-    )
+        points = measured[2 + i * count_layers :][:count_layers]
+        run.curve_of("segment", f"{w:.0%} {SEGMENT_TASKS[1]}", layers, points)
+    residuals = measured[2 + len(SEGMENT_WEIGHTS) * count_layers :]
+    run.curve_of("residual", "equal mixture", layers, residuals[:count_layers])
+    run.curve_of("residual", "random answers", layers, residuals[count_layers:])
+    run.measure("TS4", *measured[:2], exact("layers", count_layers))
     measure_plane(run)
 
 
-def profile(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinate and residual of each mixture (and the control, last), shapes ``[mixtures + 1, layers]``."""
-    means = rows.mean(0)
-    first, second, points = means[0], means[1], means[2:]
-    found = [segment_coefficient(points[:, layer], first[layer], second[layer]) for layer in range(points.shape[1])]
-    return np.stack([c for c, _ in found], axis=1), np.stack([r for _, r in found], axis=1)
+def _profile_names(rows: np.ndarray) -> list[str]:
+    layers = range(rows.shape[2])
+    curves = [f"at-{w:g}" for w in SEGMENT_WEIGHTS] + ["residual", "control"]
+    return ["layers-between", "residual-minus-control", *(f"{curve}.{layer}" for curve in curves for layer in layers)]
 
 
-def _layers_between(rows: np.ndarray) -> float:
-    coordinate = profile(rows)[0][:-1]
+def _flat_profile(means: np.ndarray) -> np.ndarray:
+    """The two judged numbers, then every coordinate per layer, then the two residuals per layer.
+
+    Args:
+        means: mean vectors: the two ends, the mixtures, the control; ``[points, layers, width]``.
+    """
+    found = [segment_coefficient(means[2:, layer], means[0, layer], means[1, layer]) for layer in range(means.shape[1])]
+    coordinate = np.stack([c for c, _ in found], axis=1)[:-1]  # the control has no place on the segment
+    residual = np.stack([r for _, r in found], axis=1)
     between = (np.diff(coordinate, axis=0) > 0).all(0) & (coordinate[MIDDLE] >= 0.3) & (coordinate[MIDDLE] <= 0.7)
-    return float(between.mean())
-
-
-def _residual_minus_control(rows: np.ndarray) -> float:
-    residual = profile(rows)[1]
-    return float((residual[MIDDLE] - residual[-1]).mean())
+    apart = (residual[MIDDLE] - residual[-1]).mean()
+    return np.concatenate([[between.mean(), apart], coordinate.ravel(), residual[MIDDLE], residual[-1]])
 
 
 def measure_plane(run: Run[Config]) -> None:
@@ -108,16 +108,20 @@ def measure_plane(run: Run[Config]) -> None:
     for name in names:
         run.samples("lda", name, plane.projections[name][:, 0], plane.projections[name][:, 1])
     ends, report = halves(len(at[0]))
-    null = kappa_permutation_null(
-        np.stack([cloud[report].mean(0) for cloud in at[k : 2 * k]]),
-        np.stack([cloud[ends].mean(0) for cloud in at[:k]]),
-        np.array(pairs),
+    count = min(len(ends), len(report))
+    # One row per pair of prompts: the pure ends first, then the mixtures of two.
+    rows = np.stack(
+        [*(cloud[ends[:count]] for cloud in at[:k]), *(cloud[report[:count]] for cloud in at[k : k + len(pairs)])],
+        axis=1,
     )
+    shares = np.array(pairs)
+    held = sum(len(plane.projections[name]) for name in PLANE_TASKS)
     run.measure(
         "TS4",
-        exact("lda-holdout-accuracy", plane.holdout_accuracy),
-        exact("kappa", null.observed),
-        exact("kappa-p", null.p_value),
+        proportion("lda-holdout-accuracy", round(plane.holdout_accuracy * held), held),
+        *over_item_means(
+            ["kappa"], rows, lambda means: [kappa_permutation_null(means[k:], means[:k], shares).observed]
+        ),
         exact("plane-layer", layer),
     )
 
@@ -130,26 +134,27 @@ def measure_injection(run: Run[Config]) -> None:
     """
     c = run.config
     weights = grid(c.mixture_step)
-    common = {"model": c.model, "dtype": c.dtype, "family": TASK_VECTOR_FAMILY, "tasks": list(INTERPOLATION_TASKS)}
-    common["demonstrations"] = c.vector_demonstrations
+    common = {
+        "model": main_model(run),
+        "dtype": c.dtype,
+        "family": TASK_VECTOR_FAMILY,
+        "tasks": list(INTERPOLATION_TASKS),
+        "demonstrations": c.vector_demonstrations,
+    }
     patched = run.step(
         steps.injection, **common, weights=weights, prompts=c.vector_prompts, queries=c.queries, seed=VECTOR_SEED
     )
     reported = steps.report_seed(VECTOR_SEED)  # the same queries, now after demonstrations
     shown = run.map(
         steps.in_context,
-        [
-            # The queries on which the injection is reported.
-            {
-                **common,
-                "proportions": [w, round(1 - w, 6)],
-                "prompts": c.queries,
-                "seed": reported,
-            }
-            for w in weights
-        ],
+        [{**common, "proportions": [w, round(1 - w, 6)], "prompts": c.queries, "seed": reported} for w in weights],
     )
     usable = shown[0]["distinct_first"]
+    if usable.sum() < 2:
+        raise InputError(
+            f"queries is {c.queries}, of which {int(usable.sum())} have answers with different first tokens; "
+            "allowed: enough for two of them"
+        )
     run.note(f"TS5: {int(usable.sum())} of {c.queries} queries have answers with distinct first tokens")
     for kind, suffix in (("first", ""), ("whole", ".whole")):
         # [queries, weights, tasks]: queries are what is resampled.
@@ -173,8 +178,8 @@ def measure_injection(run: Run[Config]) -> None:
                 run.curve_of(curve + suffix, task, weights, [over_items(task, row) for row in p[..., k].T])
             run.curve_of(curve + suffix, "other", weights, [over_items("other", row) for row in 1 - p.sum(-1).T])
     for k, task in enumerate(INTERPOLATION_TASKS):
-        own = patched["own"][:, k]
-        run.curve("best-layer", task, list(range(len(own))), own, n=c.queries)
+        own = patched["own"][..., k].numpy()  # [layers, queries]
+        run.curve_of("best-layer", task, list(range(len(own))), [over_items(task, row) for row in own])
     run.measure("TS5", exact("best-layer", patched["layer"]))
 
 
