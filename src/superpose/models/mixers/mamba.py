@@ -57,7 +57,7 @@ class Mamba(Mixer):
 
     @torch.no_grad()
     def init_weights(self, scheme: str, branches: int) -> None:
-        """Initialise as the MambaFormer card says, whatever the scheme of the stack.
+        """Initialise as Mamba and MambaFormer do (arXiv 2312.00752, 2402.04248), whatever the scheme of the stack.
 
         A generic initialisation would zero the step-size bias, and with it the range of time scales.
         """
