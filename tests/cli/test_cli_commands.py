@@ -149,12 +149,20 @@ BAD = {
         ["superposition", "measure", "smollm2-135m", "--proportions", "0.2,0.3,0.5"],
         "(0.2, 0.3, 0.5)",
     ),
-    "measure prompts": (["superposition", "measure", "smollm2-135m", "--prompts", "0"], "prompts"),
+    "only commas": (["run", "task-superposition", "--claims", ","], "--claims is ','"),
+    "measure prompts": (["superposition", "measure", "MODEL", "--prompts", "0"], "--prompts is 0; allowed: 1 or more"),
+    "measure demos": (["superposition", "measure", "MODEL", "--demos", "0"], "--demos is 0; allowed: 1 or more"),
+    "measure dtype": (
+        ["superposition", "measure", "MODEL", "--dtype", "int8"],
+        "--dtype is 'int8'; allowed: float32, bfloat16, float16",
+    ),
 }
 
 
 @pytest.mark.parametrize(("arguments", "named"), BAD.values(), ids=BAD)
 def test_bad_usage_is_one_sentence_exit_2_and_nothing_written(superpose, tmp_path, arguments, named):
+    if "MODEL" in arguments:
+        arguments = [str(tiny_llama_dir(tmp_path / "model")) if word == "MODEL" else word for word in arguments]
     done = superpose(*arguments)
     assert done.returncode == 2, (done.stdout, done.stderr)
     assert named in done.stderr
@@ -190,8 +198,64 @@ def test_a_family_file_is_measured_on_a_model_folder(superpose, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "loud" in done.stdout
     assert "backwards" in done.stdout
+    assert "0.5,0.5" in done.stdout
     (run,) = (tmp_path / "superpose-runs").iterdir()
     assert run.name.startswith("superposition-measure--")
+
+
+def test_task_names_are_printed_as_they_are_given(superpose, tmp_path):
+    tiny_llama_dir(tmp_path / "model")
+    rows = [f"{word},{word.upper()},{word[::-1]}" for word in ("ab", "cd", "ef", "gh", "ij")]
+    (tmp_path / "mine.csv").write_text("\n".join(["input,[/b],größer", *rows]) + "\n")
+    arguments = ["superposition", "measure", "model", "--family", "mine.csv", "--demos", "3", "--prompts", "2"]
+    done = superpose(*arguments, "--proportions", "0.5,0.5", "--search-budget", "1")
+    assert done.returncode == 0, done.stderr
+    headers = next(line for line in done.stdout.splitlines() if line.startswith("mixture")).split()
+    assert headers[:4] == ["mixture", "[/b]", "größer", "other"]
+    assert "settled" in headers  # one expansion settles nothing
+    assert "/2" in done.stdout
+
+
+def test_a_failed_download_is_one_sentence_and_exit_1(superpose, tmp_path):
+    for arguments in (["models", "get", "smollm2-135m"], ["superposition", "measure", "smollm2-135m"]):
+        done = superpose(*arguments, env={"PIP_NO_INDEX": "1"})
+        assert done.returncode == 1, done.stderr
+        assert done.stdout == ""
+        assert done.stderr.splitlines()[-1].startswith("failed: pip could not download")
+        assert "Traceback" not in done.stderr
+
+
+def test_cells_are_data_and_whole_lines_in_a_pipe(superpose):
+    long = "x" * 300
+    done = superpose("query", f"SELECT '[/x]' AS \"[/b]\", '{long}' AS word, NULL AS nothing", env={"COLUMNS": "40"})
+    assert done.returncode == 0, done.stderr
+    header, row = done.stdout.splitlines()
+    assert header.split() == ["[/b]", "word", "nothing"]
+    assert row.split() == ["[/x]", long]
+
+
+def test_models_list_shows_whole_names_in_a_pipe(superpose):
+    out = superpose("models", "list", env={"COLUMNS": "30"}).stdout
+    assert "smollm2-135m-instruct-q4_1" in out
+    assert len(out.splitlines()) == 1 + len(json.loads(superpose("models", "list", "--json").stdout))
+
+
+@pytest.mark.parametrize("arguments", [["show", "task-superposition", "--json"], ["query", "FROM range(100000)"]])
+def test_a_closed_pipe_ends_quietly(tmp_path, arguments):
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from superpose.cli import main; main()", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "SUPERPOSE_STORE": "none"},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=100) in (0, 141)
+    assert err == b""
 
 
 def test_a_prompt_longer_than_the_context_is_refused_and_nothing_is_written(superpose, tmp_path):

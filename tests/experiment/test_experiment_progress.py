@@ -13,14 +13,15 @@ def plain(monkeypatch):
 
 def test_where_there_is_no_terminal_it_prints_plain_lines(plain, capsys):
     with Progress() as shown, shown.bar("measuring", 2) as advance:
-        shown.say("a long line " * 20 + "[bold]end[/bold]")
+        shown.say("a long line " * 20 + "[/x] end", title="toy")
         advance()
         advance()
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
     assert len(lines) == 3
-    assert lines[0].endswith("end")
+    assert lines[0].startswith("toy a long line")
+    assert lines[0].endswith("[/x] end")
     assert lines[1].startswith("  measuring: 1/2, about ")
     assert "\x1b" not in err
 
@@ -36,13 +37,13 @@ def test_quiet_says_nothing(plain, capsys):
 def test_a_terminal_gets_bars_and_can_be_entered_again(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     shown = Progress()
-    for description in ("first", "second"):
+    for description in ("first", "second [/x]"):
         with shown, shown.bar(description, 1) as advance:
             advance()
     out, err = capsys.readouterr()
     assert out == ""
     assert "first" in err
-    assert "second" in err
+    assert "second [/x]" in err
 
 
 def test_loops_inside_steps_are_shown_where_somebody_watches(plain, capsys):

@@ -205,6 +205,17 @@ def shown(*records, tmp_path):
     return {key: int(run.record.id[-8:], 16) for key, run in newest(store.runs()[0]).items()}
 
 
+C1 = ("toy", "laptop", "C1")
+
+
+def with_claims(record, **asked):
+    """The record with these claims: id to whether it was asked for."""
+    (claim,) = record.claims
+    other = Judgement(verdict="not judged", because=NOT_ASKED)
+    made = [claim.model_copy(update={"id": k} | ({} if yes else {"judgement": other})) for k, yes in asked.items()]
+    return record.model_copy(update={"claims": tuple(made)})
+
+
 def test_the_newest_run_per_study_and_scale_is_shown(tmp_path):
     assert shown(
         record(1, minutes=0),
@@ -213,17 +224,31 @@ def test_the_newest_run_per_study_and_scale_is_shown(tmp_path):
         record(4, minutes=9, scale="smoke"),
         record(5, minutes=1, study="other"),
         tmp_path=tmp_path,
-    ) == {("toy", "laptop"): 2, ("toy", "smoke"): 4, ("other", "laptop"): 5}
+    ) == {C1: 2, ("toy", "smoke", "C1"): 4, ("other", "laptop", "C1"): 5}
 
 
-def test_preset_runs_and_complete_runs_go_before_newer_ones(tmp_path):
-    complete = record(1)
-    partial = record(2, minutes=1, because=NOT_ASKED)
-    off_preset = record(3, minutes=2, preset=False)
-    key = ("toy", "laptop")
-    assert shown(complete, partial, off_preset, tmp_path=tmp_path / "a")[key] == 1
-    assert shown(partial, off_preset, tmp_path=tmp_path / "b")[key] == 2
-    assert shown(off_preset, tmp_path=tmp_path / "c")[key] == 3
-    # a scale at which some claim has no criterion is complete all the same
-    newer = record(4, minutes=3, because="no criterion at scale laptop")
-    assert shown(complete, newer, tmp_path=tmp_path / "d")[key] == 4
+def test_a_claim_comes_from_the_newest_run_that_was_asked_for_it(tmp_path):
+    first = with_claims(record(1), C1=True, C2=False, C3=False)
+    second = with_claims(record(2, minutes=1), C1=False, C2=True, C3=False)
+    assert shown(first, second, tmp_path=tmp_path / "a") == {C1: 1, ("toy", "laptop", "C2"): 2}
+    again = with_claims(record(3, minutes=2), C1=True, C2=True, C3=False)
+    assert shown(first, second, again, tmp_path=tmp_path / "b") == {C1: 3, ("toy", "laptop", "C2"): 3}
+
+
+def test_a_claim_that_the_study_has_lost_is_not_shown(tmp_path):
+    old = with_claims(record(1), C1=True, gone=True)
+    assert shown(old, with_claims(record(2, minutes=1), C1=False), tmp_path=tmp_path) == {C1: 1}
+
+
+def test_preset_runs_go_before_newer_ones(tmp_path):
+    preset = record(1)
+    off_preset = record(2, minutes=2, preset=False)
+    assert shown(preset, off_preset, tmp_path=tmp_path / "a") == {C1: 1}
+    assert shown(off_preset, tmp_path=tmp_path / "b") == {C1: 2}
+    # but one that was not asked for the claim says nothing about it
+    unasked = record(3, minutes=3, because=NOT_ASKED)
+    assert shown(off_preset, unasked, tmp_path=tmp_path / "c") == {C1: 2}
+    assert shown(unasked, tmp_path=tmp_path / "d") == {}
+    # a claim without a criterion at this scale was asked for all the same
+    open_ = record(4, minutes=4, because="no criterion at scale laptop")
+    assert shown(preset, open_, tmp_path=tmp_path / "e") == {C1: 4}

@@ -24,7 +24,7 @@ def test_claims_can_be_counted(store):
         store, "SELECT verdict, count(*) AS n FROM claims WHERE newest GROUP BY ALL ORDER BY ALL", STUDIES
     )
     assert columns == ["verdict", "n"]
-    assert dict(rows) == {"fails": 2, "holds": 2, "inconclusive": 1, "not judged": 5, "reported": 3, "unmeasurable": 2}
+    assert dict(rows) == {"fails": 2, "holds": 2, "inconclusive": 1, "not judged": 1, "reported": 3, "unmeasurable": 2}
 
 
 def test_measurements_keep_infinities_and_join_runs(store):
@@ -49,6 +49,24 @@ def test_curves_are_long_and_say_curve_or_sample(store):
 def test_runs_know_which_one_is_shown(store):
     _, rows = query(store, "SELECT newest FROM runs WHERE study = 'mixed-tasks' AND scale = 'laptop' ORDER BY started")
     assert rows == [(False,), (True,)]
+
+
+def test_newest_marks_the_run_that_was_asked_for_a_claim(tmp_path):
+    store = Store(tmp_path)
+    rows = sample_runs.mixed_rows()
+    for minutes, (asked, kept) in enumerate([(("MT1", "MT2"), rows), (("MT3",), rows[:1])]):
+        made = sample_runs.record(
+            MIXED, "mixed-tasks", "laptop", sample_runs.mixed_measurements(), asked=asked, minutes=minutes
+        )
+        store.save(made, sample_runs.table(kept))
+    end = "right(run, 1)::int AS r"
+    found = query(store, f"SELECT claim, {end} FROM claims WHERE newest ORDER BY claim", STUDIES)[1]
+    assert found == [("MT1", 0), ("MT2", 0), ("MT3", 1), ("MT5", 1)]
+    assert query(store, f"SELECT DISTINCT {end} FROM measurements WHERE newest ORDER BY r")[1] == [(0,), (1,)]
+    curves = query(store, f"SELECT DISTINCT curve, {end} FROM curves WHERE newest")[1]
+    assert dict(curves)["mixture-word"] == 1
+    assert dict(curves)["kl"] == 0
+    assert len(dict(curves)) == len(curves)
 
 
 def test_a_corrupt_run_is_named_in_a_table_of_problems(store):

@@ -107,7 +107,7 @@ def test_the_study_page_says_what_a_reader_needs(site):
     for needed in (
         "superpose run mixed-tasks --scale laptop",
         "superpose run mixed-tasks --scale smoke --claims MT4,MT5",
-        "The code has changed since this run",
+        "this package's source has changed since",
         "One answer underflows",
         "word.weaker-task ≥ 0.15 and (times-control > 5 or alt > 2)",
         "An Ordinary Processor",
@@ -123,7 +123,7 @@ def test_the_study_page_says_what_a_reader_needs(site):
 def test_the_front_page_names_skipped_runs_and_counts(site):
     words = " ".join(Page(site / "index.html").words.split())
     assert "my-own-model--20260314T120600Z--00000006: run.json" in words
-    assert "15 rows" in words
+    assert "11 rows" in words
     assert "holds 2" in words
 
 
@@ -149,6 +149,24 @@ def test_runs_that_left_the_preset_are_shown_beside_the_presets_once_per_config(
     assert "one · 14 Mar 2026 12:03" in page.words
     assert "1 other run" in page.words
     assert "6 rows" in Page(site / "index.html").words
+
+
+def test_the_front_page_takes_each_claim_from_the_newest_run_that_was_asked_for_it(tmp_path):
+    store = Store(tmp_path / "store")
+    for minutes, asked in enumerate([("MT1", "MT2", "MT4"), ("MT3",), ("MT2",)]):
+        made = record(MIXED, "mixed-tasks", "laptop", mixed_measurements(), asked=asked, minutes=minutes)
+        store.save(made, table(mixed_rows()))
+    site = build_site(store, tmp_path / "site", STUDIES).parent
+    front, page = Page(site / "index.html"), Page(site / "studies" / "mixed-tasks.html")
+    wanted = ["laptop-MT1", "00000002-MT2", "00000001-MT3", "laptop-MT4", "00000002-MT5"]
+    anchors = [link.partition("#")[2] for link in front.links if "-MT" in link]
+    assert list(dict.fromkeys(anchors)) == wanted
+    assert "5 rows" in front.words
+    assert {"laptop-MT1", "00000001-MT3", "00000002-MT2"} <= set(page.ids)
+    assert "laptop: MT3" in page.words
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids, link
 
 
 def test_a_config_that_no_command_line_can_say_gets_no_false_command(tmp_path):
@@ -219,7 +237,7 @@ def test_a_failed_build_leaves_the_old_site(store, tmp_path, monkeypatch):
 
 def test_a_study_name_never_becomes_a_path(tmp_path):
     store = Store(tmp_path / "store")
-    honest = record(None, "odd", "laptop", {})
+    honest = record(None, "odd", "laptop", {"P": []})
     store.save(honest.model_copy(update={"study": "../../odd"}), table([]))
     site = build_site(store, tmp_path / "site").parent
     assert [path.name for path in (site / "studies").iterdir()] == ["study-0-odd.html"]

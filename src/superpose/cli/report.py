@@ -25,17 +25,16 @@ def claims(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Print every claim's verdict, from the newest run of each study and scale."""
+    """Print every claim's verdict per study and scale, from the newest run that was asked for it."""
     from superpose.experiment import Store
     from superpose.report.verdicts import claims_rows
     from superpose.studies import all_studies, get_study
 
-    for slug in studies or []:
-        get_study(slug)
+    known = {slug: get_study(slug) for slug in studies} if studies else all_studies()
     runs, problems = Store(store).runs()
     for problem in problems:
         say(f"warning: {problem}")
-    rows = [row for row in claims_rows(runs, all_studies()) if not studies or row["study"] in studies]
+    rows = [row for row in claims_rows(runs, known) if not studies or row["study"] in studies]
     if as_json:
         json.dump(rows, sys.stdout, indent=1)
         print()
@@ -47,13 +46,12 @@ def claims(
 
 def print_claims(rows: list[dict[str, Any]]) -> None:
     """Print claim rows on stdout: the verdict, the sentence, and under it what decided."""
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    from superpose.cli.tables import show
+
     for study in dict.fromkeys(row["study"] for row in rows):
-        table = Table("claim", "scale", "verdict", "sentence, and what decided", box=None, pad_edge=False)
+        lines = []
         for row in (row for row in rows if row["study"] == study):
             text = Text(row["sentence"])
             for line in row["because"].split("; ") if row["verdict"] in COLOURS else [row["because"]]:
@@ -61,8 +59,9 @@ def print_claims(rows: list[dict[str, Any]]) -> None:
             if row["explanation"]:
                 text.append(f"\nwhy: {row['explanation']}", style="italic")
             colour = COLOURS.get(row["verdict"], "dim")
-            table.add_row(f"[bold]{row['claim']}[/bold]", row["scale"], f"[{colour}]{row['verdict']}[/{colour}]", text)
-        console.print(f"\n[bold]{study}[/bold]", table, sep="\n")
+            lines.append([Text(row["claim"], "bold"), row["scale"], Text(row["verdict"], colour), text])
+        headers = ["claim", "scale", "verdict", "sentence, and what decided"]
+        show(headers, lines, title=Text.assemble("\n", (study, "bold")), whole=3)
 
 
 def report(
@@ -85,9 +84,7 @@ def query(
     as_json: JsonOption = False,
 ) -> None:
     """Ask the runs in SQL: tables runs, claims, measurements, curves. It can read and write no files."""
-    from rich.console import Console
-    from rich.table import Table
-
+    from superpose.cli.tables import show
     from superpose.experiment import Store
     from superpose.report import jsonable
     from superpose.report import query as run_query
@@ -101,7 +98,4 @@ def query(
         json.dump(jsonable(document), sys.stdout, indent=1, default=str)
         print()
         return
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    Console().print(table)
+    show(columns, rows, wrap=False)

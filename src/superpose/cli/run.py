@@ -14,11 +14,11 @@ from superpose.cli.options import (
     JsonOption,
     QuietOption,
     StoreOption,
-    device_of,
 )
+from superpose.cli.session import prepared
 
 if TYPE_CHECKING:
-    from superpose.experiment import StoredRun
+    from superpose.experiment import StoredRun, Study
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def run(
     studies: Annotated[list[str], typer.Argument(help="Names of studies, or 'all'.")],
-    claims: Annotated[str, typer.Option("--claims", help="Only these claims: A,B.")] = "",
+    claims: Annotated[str | None, typer.Option("--claims", help="Only these claims: A,B.")] = None,
     scale: Annotated[str, typer.Option("--scale", help="smoke, laptop or gpu.")] = "laptop",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Change a config field: a.b=3 (the claims are then not judged).")
@@ -47,34 +47,42 @@ def run(
     Interrupted or killed, it loses no finished step: the same command goes on from there.
     """
     from superpose.errors import InputError
-    from superpose.experiment import Options, Progress, Store, plan, run_study
-    from superpose.experiment.engines import engine as make_engine
+    from superpose.experiment import plan, run_study
     from superpose.studies import all_studies, get_study
 
     chosen = list(all_studies().values()) if studies == ["all"] else [get_study(s) for s in dict.fromkeys(studies)]
     settings = _settings(overrides or [], seeds)
-    wanted = [c.strip() for c in claims.split(",") if c.strip()]
-    plans = [plan(s, scale=scale, claims=wanted, overrides=settings) for s in chosen]
-    options = Options(Store(store), device=device_of(device), progress=Progress(quiet), fresh=fresh)
-    options.store.check_writable()  # before Ray is started
-    options.engine = make_engine(engine, jobs)
+    wanted = [name.strip() for name in (claims or "").split(",") if name.strip()]
+    if claims is not None and not wanted:
+        raise InputError(f"--claims is {claims!r}; allowed: ids of claims with commas between them")
+    named = {"seeds": "--seeds"} if seeds is not None else {}
+    plans = [plan(s, scale=scale, claims=wanted, overrides=settings, options=named) for s in chosen]
     done: list[StoredRun] = []
-    failures: list[str] = []
-    try:
+    failures: dict[str, Exception] = {}
+    with prepared(store, engine=engine, jobs=jobs, device=device, fresh=fresh, quiet=quiet) as options:
         for request in plans:
             try:
                 done.append(run_study(request, options))
                 say(f"wrote {done[-1].folder}")
-            except InputError:
-                raise
             except Exception as error:
-                failures.append(f"{request.study.slug}: {type(error).__name__}: {error}")
-                say(f"failed {failures[-1]}")
-    finally:
-        options.engine.close()
-    _print(done, as_json)
+                if len(plans) == 1 and isinstance(error, InputError):
+                    raise
+                failures[request.study.slug] = error
+                if len(plans) > 1:  # the others go on; a single one is told at the end
+                    say(f"failed {_told(request.study.slug, error)}")
+    _print(done, chosen, as_json)
+    if len(plans) == 1 and failures:
+        raise Failed(_told(*failures.popitem()))
     if failures:
-        raise Failed("; ".join(failures))
+        raise Failed(f"{len(failures)} of {len(plans)} studies: {', '.join(failures)}")
+
+
+def _told(slug: str, error: Exception) -> str:
+    from superpose.errors import InputError
+    from superpose.experiment.run import StepFailed
+
+    kind = "" if isinstance(error, InputError | StepFailed) else f"{type(error).__name__}: "
+    return f"{slug}: {kind}{error}"
 
 
 def _settings(overrides: list[str], seeds: int | None) -> dict[str, object]:
@@ -91,15 +99,12 @@ def _settings(overrides: list[str], seeds: int | None) -> dict[str, object]:
     return settings
 
 
-def _print(done: "list[StoredRun]", as_json: bool) -> None:
+def _print(done: "list[StoredRun]", studies: "list[Study]", as_json: bool) -> None:
     if as_json:
         # The model's own JSON spells infinities as strings; json.dump would write words that JSON does not have.
         print("[" + ",\n".join(run.record.model_dump_json(indent=1) for run in done) + "]")
         return
     from superpose.cli.report import print_claims
-    from superpose.experiment.record import NOT_ASKED
     from superpose.report.verdicts import claims_rows
-    from superpose.studies import all_studies
 
-    rows = claims_rows(done, all_studies())
-    print_claims([row for row in rows if row["because"] != NOT_ASKED])
+    print_claims(claims_rows(done, studies))

@@ -28,13 +28,12 @@ def list_studies(as_json: JsonOption = False) -> None:
         json.dump(rows, sys.stdout, indent=1)
         print()
         return
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table("study", "title", "room", "claims", box=None, pad_edge=False)
-    for s in studies:
-        table.add_row(f"[bold]{s.slug}[/bold]", s.title, s.room, str(len(s.claims)))
-    Console().print(table)
+    from superpose.cli.tables import show
+
+    rows = [[Text(s.slug, "bold"), s.title, s.room, len(s.claims)] for s in studies]
+    show(["study", "title", "room", "claims"], rows, whole=1)
 
 
 def show_study(study: Annotated[str, typer.Argument(help="A study's name.")], as_json: JsonOption = False) -> None:
@@ -46,21 +45,20 @@ def show_study(study: Annotated[str, typer.Argument(help="A study's name.")], as
         json.dump(_document(found), sys.stdout, indent=1)
         print()
         return
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    console = Console()
-    console.print(f"[bold]{found.slug}[/bold]: {found.title}\n{found.paper}\n\n{found.summary}\n", highlight=False)
-    claims = Table("claim", "sentence", "paper", "criterion (laptop)", box=None, pad_edge=False)
+    from superpose.cli.tables import show
+
+    claims = []
     for c in found.claims:
-        criterion = str(c.criteria["laptop"]) if "laptop" in c.criteria else f"{c.role}: {c.reason}"
-        claims.add_row(f"[bold]{c.id}[/bold]", c.sentence, c.paper_figure, criterion)
-    console.print(claims)
-    config = Table("config field", *found.presets, box=None, pad_edge=False)
+        criterion = f"holds if {c.criteria['laptop']}" if "laptop" in c.criteria else f"{c.role}: {c.reason}"
+        text = Text.assemble(c.sentence, (f"\npaper: {c.paper_figure}", "dim"), f"\n{criterion}")
+        claims.append([Text(c.id, "bold"), text])
+    about = Text.assemble((found.slug, "bold"), f": {found.title}\n{found.paper}\n\n{found.summary}\n")
+    show(["claim", "sentence, the paper's figure, and the laptop scale's criterion"], claims, title=about, whole=1)
     presets = {scale: found.preset(scale).model_dump(mode="json") for scale in found.presets}
-    for name in found.config.model_fields:
-        config.add_row(name, *(str(presets[scale][name]) for scale in found.presets))
-    console.print("\n", config)
+    fields = [[name, *(values[name] for values in presets.values())] for name in found.config.model_fields]
+    show(["config field", *found.presets], fields, title=Text())
 
 
 def _document(found: Any) -> dict[str, Any]:

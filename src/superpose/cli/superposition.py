@@ -14,11 +14,23 @@ from superpose.cli.options import (
     JsonOption,
     QuietOption,
     StoreOption,
-    device_of,
 )
+from superpose.cli.session import prepared
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from superpose.experiment import Measurement, RunRecord
+
+_OPTIONS = {
+    "demonstrations": "--demos",
+    "prompts": "--prompts",
+    "search_budget": "--search-budget",
+    "seed": "--seed",
+    "dtype": "--dtype",
+    "tasks": "--tasks",
+    "mixtures": "--proportions",
+}  # the config's fields as they are called here
 
 app = typer.Typer(help="Task superposition on your own model.", no_args_is_help=True)
 
@@ -56,8 +68,7 @@ def measure(
     from superpose.studies.superposition_measure.request import measurement_request
 
     request = measurement_request(model, family, tasks=tasks, sweep=sweep, proportions=proportions or [])
-    from superpose.experiment import Options, Progress, Store, plan, run_study
-    from superpose.experiment.engines import engine as make_engine
+    from superpose.experiment import plan, run_study
     from superpose.studies import get_study
 
     settings: dict[str, Any] = {
@@ -68,14 +79,9 @@ def measure(
         "seed": seed,
         "dtype": dtype,
     }
-    checked = plan(get_study("superposition-measure"), overrides=settings)
-    options = Options(Store(store), device=device_of(device), progress=Progress(quiet), fresh=fresh)
-    options.store.check_writable()  # before Ray is started
-    options.engine = make_engine(engine, jobs)
-    try:
+    checked = plan(get_study("superposition-measure"), overrides=settings, options=_OPTIONS)
+    with prepared(store, engine=engine, jobs=jobs, device=device, fresh=fresh, quiet=quiet) as options:
         stored = run_study(checked, options)
-    finally:
-        options.engine.close()
     say(f"wrote {stored.folder}; see the curve with: superpose report --store {store}")
     if as_json:
         print(stored.record.model_dump_json(indent=1))
@@ -84,22 +90,33 @@ def measure(
 
 
 def _print(record: "RunRecord") -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    from superpose.studies.superposition_measure.study import Config
+    from superpose.cli.tables import show
 
-    config = Config.model_validate(record.config)
+    config = record.config
     measured = {m.name: m for claim in record.claims for m in claim.measurements}
-    columns = [c for c in dict.fromkeys(name.partition("@")[0] for name in measured) if c != "search-settled"]
-    table = Table("mixture", *(name.removeprefix("p.") for name in columns), box=None, pad_edge=False)
+    columns = list(dict.fromkeys(name.partition("@")[0] for name in measured))
+    settled = [m for name, m in measured.items() if name.startswith("search-settled@")]
+    if all(m.value == 1 for m in settled):
+        columns = [name for name in columns if name != "search-settled"]
+    # Measurements spell a task's name with fewer letters than its owner may have; their order is the tasks'.
+    tasks = dict(zip([name for name in columns if name.startswith("p.")], config["tasks"], strict=False))
+    headers = [tasks.get(name, "settled" if name == "search-settled" else name.removeprefix("p.")) for name in columns]
+    rows = []
     for mixture in dict.fromkeys(name.partition("@")[2] for name in measured):
-        cells = [measured.get(f"{name}@{mixture}") for name in columns]
-        table.add_row(
-            mixture, *("" if m is None else f"{m.value:.3f}\n[dim]{m.low:.2f} … {m.high:.2f}[/dim]" for m in cells)
-        )
-    Console().print(f"{config.model}, {config.family}: {', '.join(config.tasks)}", table, sep="\n", highlight=False)
+        found = {name: measured.get(f"{name}@{mixture}") for name in columns}
+        rows.append([mixture, *(_settled(m) if name == "search-settled" else _cell(m) for name, m in found.items())])
+    show(
+        ["mixture", *headers], rows, title=Text(f"{config['model']}, {config['family']}: {', '.join(config['tasks'])}")
+    )
 
 
-def _cell(m: "Measurement | None") -> str:
-    return "" if m is None else f"{m.value:.3f}\n[dim]{m.low:.2f} … {m.high:.2f}[/dim]"
+def _cell(m: "Measurement | None") -> "Text":
+    from rich.text import Text
+
+    return Text() if m is None else Text.assemble(f"{m.value:.3f}", (f"\n{m.low:.2f} … {m.high:.2f}", "dim"))
+
+
+def _settled(m: "Measurement | None") -> str:
+    return "" if m is None else f"{round(m.value * m.n)}/{m.n}"

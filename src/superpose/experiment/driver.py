@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -40,6 +40,7 @@ def plan(
     scale: str = "laptop",
     claims: Sequence[str] = (),
     overrides: dict[str, Any] | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> Plan:
     """Check a request before any work starts.
 
@@ -48,18 +49,21 @@ def plan(
         scale: ``smoke``, ``laptop`` or ``gpu``.
         claims: claim ids; none means all.
         overrides: config fields to change.
+        options: field to the name it has for whoever asked; default ``--set FIELD``.
 
     Raises:
         InputError: an unknown claim, scale or field, a value that is not allowed, fewer than 3 seeds where the preset
             has more, or a claim with a criterion that no function of the study measures.
     """
-    config, changed = study.configure(scale, overrides or {})
+    config, changed = study.configure(scale, overrides or {}, options)
     every = [claim.id for claim in study.claims]
     for name in claims:
         choose(f"--claims (of {study.slug})", name, every)
     chosen = tuple(name for name in every if not claims or name in claims)
     if scale != "smoke" and "seeds" in changed and config.seeds < MIN_SEEDS:
-        raise InputError(f"seeds is {config.seeds}; allowed at scale {scale}: {MIN_SEEDS} or more")
+        raise InputError(
+            f"{(options or {}).get('seeds', 'seeds')} is {config.seeds}; allowed at scale {scale}: {MIN_SEEDS} or more"
+        )
     measured = {name for measure in study.measures for name in measure.claims}
     for name in chosen:
         if study.claim(name).criteria.get(scale) and name not in measured:  # type: ignore[call-overload]
@@ -119,7 +123,7 @@ def run_study(request: Plan, options: Options) -> StoredRun:
         try:
             for measure in sorted(wanted, key=lambda m: m.exclusive):
                 names = ", ".join(c for c in measure.claims if c in request.claims)
-                progress.say(f"[bold]{study.slug}[/bold] {names}")
+                progress.say(names, title=study.slug)
                 measure.fn(run)
         finally:
             step_progress.reset(token)

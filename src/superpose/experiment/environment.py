@@ -28,7 +28,7 @@ class Environment(BaseModel):
 
 
 class Provenance(BaseModel):
-    """Which code made a run: shown beside it as "code changed since", never part of its identity."""
+    """Which code made a run: shown beside it, never part of its identity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 R = TypeVar("R")
 _EVERY = 10.0  # seconds between plain lines
@@ -26,7 +27,7 @@ class Progress:
         self._terminal = self._console.is_terminal and not quiet
         self._quiet = quiet
         self._bars = RichProgress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -45,10 +46,11 @@ class Progress:
         if self._terminal:
             self._bars.stop()
 
-    def say(self, text: str) -> None:
-        """Print a line above the bars."""
+    def say(self, text: str, *, title: str = "") -> None:
+        """Print a line above the bars, as it stands; the title goes before it in bold."""
         if not self._quiet:
-            self._console.print(text, highlight=False, soft_wrap=True)
+            parts = [(title, "bold"), " ", text] if title else [text]
+            self._console.print(Text.assemble(*parts), highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def bar(self, description: str, total: int | None) -> Iterator[Callable[[], None]]:

@@ -5,8 +5,9 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from superpose.errors import InputError
 from superpose.experiment.codec import flush
-from superpose.experiment.record import TABLE, RunRecord
+from superpose.experiment.record import NOT_ASKED, TABLE, RunRecord
 
 LIMIT = 1_000_000  # bytes a run may take, so that results can be committed
 _STALE = 24 * 3600  # seconds after which a dead writer's partial folder is swept
@@ -129,23 +130,28 @@ class Store:
                 continue  # its writer finished meanwhile
 
 
-def newest(runs: list[StoredRun]) -> dict[tuple[str, str], StoredRun]:
-    """The run to show per (study, scale).
+def newest(runs: Iterable[StoredRun]) -> dict[tuple[str, str, str], StoredRun]:
+    """The run to show per (study, scale, claim): of those that were asked for the claim, the newest.
 
-    A preset run goes before one that left the preset, a complete one before one of some claims only, then the
-    newest.
+    A preset run goes before one that left the preset. A claim that was never asked for is not in the answer, nor is
+    one that the study had lost by its newest run. Claims stand in that run's order.
     """
-    best: dict[tuple[str, str], StoredRun] = {}
-    for run in runs:
+    latest: dict[tuple[str, str], StoredRun] = {}
+    best: dict[tuple[str, str, str], StoredRun] = {}
+    for run in sorted(runs, key=_rank):
         key = (run.record.study, run.record.scale)
-        if key not in best or _rank(run) >= _rank(best[key]):
-            best[key] = run
-    return best
+        latest[key] = run
+        best.update({(*key, claim.id): run for claim in run.record.claims if claim.judgement.because != NOT_ASKED})
+    return {
+        (*key, claim.id): best[(*key, claim.id)]
+        for key, run in latest.items()
+        for claim in run.record.claims
+        if (*key, claim.id) in best
+    }
 
 
-def _rank(run: StoredRun) -> tuple[bool, bool, str]:
-    record = run.record
-    return record.preset, record.complete, record.started.isoformat()
+def _rank(run: StoredRun) -> tuple[bool, datetime, str]:
+    return run.record.preset, run.record.started, run.record.id
 
 
 def _read(folder: Path) -> RunRecord:

@@ -1,6 +1,7 @@
 """A study: one paper's claims, configs, figures, and the functions that measure them."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
@@ -40,7 +41,7 @@ class Study:
     """One paper as a study.
 
     Attributes:
-        slug: the paper's card name; also the CLI's name of the study.
+        slug: the study's name, on the command line and in results.
         title: the paper's title.
         room: the room where its method lives.
         paper: authors, venue, arXiv number.
@@ -106,12 +107,15 @@ class Study:
         choose("--scale", scale, [s for s in SCALES if s in self.presets])
         return self.config(**self.presets[scale])  # type: ignore[index]  # choose has narrowed it
 
-    def configure(self, scale: str, overrides: dict[str, Any]) -> tuple[StudyConfig, tuple[str, ...]]:
+    def configure(
+        self, scale: str, overrides: dict[str, Any], options: Mapping[str, str] | None = None
+    ) -> tuple[StudyConfig, tuple[str, ...]]:
         """The preset with overrides, and which fields left it.
 
         Args:
             scale: ``smoke``, ``laptop`` or ``gpu``.
             overrides: field (dotted for nested models) to value, as text or as typed data.
+            options: field to the name it has for whoever asked, in messages; default ``--set FIELD``.
 
         Raises:
             InputError: unknown scale or field, a wrong type, or a value out of range.
@@ -123,9 +127,7 @@ class Study:
         try:
             config = self.config.model_validate(tree)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or ", ".join(overrides)
-            raise InputError(f"--set {where} is {first['input']!r}: {first['msg']}") from error
+            raise InputError(_sentence(error, overrides, options or {})) from error
         # More seeds than the preset asks for only sharpen the answer, so they do not leave it.
         changed = tuple(
             name
@@ -133,6 +135,55 @@ class Study:
             if getattr(config, name) != getattr(base, name) and not (name == "seeds" and config.seeds > base.seeds)
         )
         return config, changed
+
+
+_WANTED = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "values with commas between them",
+    "list_type": "values with commas between them",
+}
+_BOUNDS = {"ge": "{} or more", "gt": "more than {}", "le": "{} or less", "lt": "less than {}"}
+
+
+def _sentence(error: ValidationError, overrides: Mapping[str, Any], options: Mapping[str, str]) -> str:
+    """The first thing that is wrong, in the words of this package rather than pydantic's."""
+    first = error.errors()[0]
+    if not first["loc"]:  # a rule over several fields
+        named = ", ".join(options.get(name, f"--set {name}") for name in overrides)
+        return f"{named}: {_reason(first)}"
+    where = ".".join(str(part) for part in first["loc"])
+    head, _, rest = where.partition(".")
+    option = options.get(head, f"--set {head}") + (f".{rest}" if rest else "")
+    allowed = _allowed(first["type"], first.get("ctx", {}))
+    return f"{option} is {first['input']!r}" + (f"; allowed: {allowed}" if allowed else f": {_reason(first)}")
+
+
+def _allowed(kind: str, context: Mapping[str, Any]) -> str:
+    if kind in _WANTED:
+        return _WANTED[kind]
+    if kind == "literal_error":
+        return str(context["expected"]).replace(" or ", ", ").replace("'", "")
+    if kind == "string_pattern_mismatch":
+        words = re.fullmatch(r"\^\(([\w.|-]+)\)\$", str(context["pattern"]))
+        return words[1].replace("|", ", ") if words else f"text that matches {context['pattern']}"
+    if kind == "too_short":
+        return f"{context['min_length']} or more values"
+    if kind == "too_long":
+        return f"{context['max_length']} or fewer values"
+    return " and ".join(text.format(context[name]) for name, text in _BOUNDS.items() if name in context)
+
+
+def _reason(error: Any) -> str:
+    raised = error.get("ctx", {}).get("error")
+    return str(raised) if isinstance(raised, ValueError) else error["msg"]
 
 
 def _assign(model: type[BaseModel], tree: dict[str, Any], dotted: str, value: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from superpose.experiment import ClaimRecord, Figure, Measurement, RunRecord, StoredRun, Study
-from superpose.experiment.claim import VERDICTS
+from superpose.experiment.claim import SCALES, VERDICTS
 from superpose.experiment.environment import source_hash
 from superpose.experiment.record import NOT_ASKED
 from superpose.report.figures import plotly_figure
@@ -74,7 +74,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class ClaimView:
-    """A claim on a page."""
+    """A claim on a page; ``shown`` says whether the tables of verdicts take it from this run."""
 
     id: str
     anchor: str
@@ -86,6 +86,7 @@ class ClaimView:
     because: tuple[str, ...]
     explanation: str
     numbers: tuple[Number, ...]
+    shown: bool
     figures: tuple[Drawn, ...]
     elsewhere: tuple[Drawn, ...]
 
@@ -102,7 +103,6 @@ class RunView:
     id: str
     tab: str
     label: str
-    main: bool
     scale: str
     started: str
     duration: str
@@ -134,20 +134,30 @@ class StudyView:
 def study_views(runs: Sequence[StoredRun], studies: Studies) -> list[StudyView]:
     """A view per study that has runs.
 
-    First the run to show at each scale, as in the table of verdicts. Then runs that answer other questions, newest
-    first: of a known study the newest run of each config that left the preset, of an unknown one every run.
+    First the runs from which the table of verdicts takes its claims, per scale the one with most of them first. Then
+    runs that answer other questions, newest first: of a known study the newest run of each config that left the
+    preset, of an unknown one every run.
     """
     known = by_slug(studies)
-    best = shown(runs, known)
+    claims: dict[str, list[str]] = {}
+    for run, name in shown(runs, known):
+        claims.setdefault(run.record.id, []).append(name)
+    by_id = {run.record.id: run for run in runs}
+    best = [by_id[name] for name in claims]
     views = []
     for number, slug in enumerate(dict.fromkeys(run.record.study for run in best)):
         study = known.get(slug)
         every = [run for run in runs if run.record.study == slug]
         main = [run for run in best if run.record.study == slug]
+        main.sort(key=lambda run: (-SCALES.index(run.record.scale), -len(claims[run.record.id])))
         chosen = main + _others(every, main, known=study is not None)
         info = StudyInfo.unknown(slug) if study is None else StudyInfo.from_study(study)
-        run_views = tuple(_run(run, info, study, main=run in main) for run in chosen)
-        counts = Counter(claim.badge for view in run_views if view.main for claim in view.claims)
+        first = {run.record.scale: run for run in reversed(main)}
+        run_views = tuple(
+            _run(run, info, study, claims.get(run.record.id, ()), first=first.get(run.record.scale) is run)
+            for run in chosen
+        )
+        counts = Counter(claim.badge for view in run_views for claim in view.claims if claim.shown)
         views.append(
             StudyView(
                 info,
@@ -182,27 +192,29 @@ def _page(slug: str, number: int) -> str:
     return f"{plain}.html" if plain == slug and slug else f"study-{number}-{plain}.html"
 
 
-def _run(run: StoredRun, info: StudyInfo, study: Study | None, *, main: bool) -> RunView:
+def _run(run: StoredRun, info: StudyInfo, study: Study | None, shown: Sequence[str], *, first: bool) -> RunView:
     record = run.record if study is None else rejudged(run.record, [study])
+    asked = [claim for claim in record.claims if claim.judgement.because != NOT_ASKED]
     tables = run.tables()
-    tab = record.scale if main else record.id.rpartition("--")[2]
+    tab = record.scale if first else record.id.rpartition("--")[2]
     started = record.started.astimezone(UTC)
     what = textwrap.shorten(_plain(record.config[record.changed[0]]), 32, placeholder="…") if record.changed else ""
-    label = record.scale if main and record.preset else " · ".join(filter(None, (what, f"{started:%d %b %Y %H:%M}")))
-    figures = [_drawn(figure, tables, tab) for figure in info.figures_of(tables)]
-    ids = {claim.id for claim in record.claims}
+    if shown and not first:
+        what = textwrap.shorten(f"{record.scale}: {', '.join(shown)}", 32, placeholder=" …")
+    label = record.scale if first and record.preset else " · ".join(filter(None, (what, f"{started:%d %b %Y %H:%M}")))
+    ids = {claim.id for claim in asked}
+    figures = [_drawn(figure, tables, tab, ids) for figure in info.figures_of(tables)]
     homes = {figure.anchor: next((c for c in figure.claims if c in ids), "") for figure in figures}
     return RunView(
         id=record.id,
         tab=tab,
         label=label,
-        main=main,
         scale=record.scale,
         started=f"{started:%d %B %Y, %H:%M} UTC",
         duration=_duration(record.seconds),
         device=record.device,
         command=_command(record, study) if study is not None else "",
-        claims=tuple(_claim(claim, tab, figures, homes) for claim in record.claims),
+        claims=tuple(_claim(claim, tab, figures, homes, shown=claim.id in shown) for claim in asked),
         figures=tuple(figure for figure in figures if not homes[figure.anchor]),
         config=tuple((name, _plain(value), name in record.changed) for name, value in record.config.items()),
         environment=tuple(_environment(record)),
@@ -215,7 +227,7 @@ def _run(run: StoredRun, info: StudyInfo, study: Study | None, *, main: bool) ->
     )
 
 
-def _claim(claim: ClaimRecord, tab: str, figures: list[Drawn], homes: dict[str, str]) -> ClaimView:
+def _claim(claim: ClaimRecord, tab: str, figures: list[Drawn], homes: dict[str, str], *, shown: bool) -> ClaimView:
     judgement = claim.judgement
     main = {m.name for m in main_measurements(claim)} if judgement.criterion else set()
     return ClaimView(
@@ -232,6 +244,7 @@ def _claim(claim: ClaimRecord, tab: str, figures: list[Drawn], homes: dict[str, 
         ),
         explanation=judgement.explanation,
         numbers=tuple(number(m, m.name in main) for m in claim.measurements),
+        shown=shown,
         figures=tuple(figure for figure in figures if homes[figure.anchor] == claim.id),
         elsewhere=tuple(f for f in figures if claim.id in f.claims and homes[f.anchor] != claim.id),
     )
@@ -243,13 +256,13 @@ def number(m: Measurement, main: bool = False) -> Number:
     return Number(m.name, short(m.value), interval(m), m.n, how, m.unit, main)
 
 
-def _drawn(figure: Figure, tables: pa.Table, tab: str) -> Drawn:
+def _drawn(figure: Figure, tables: pa.Table, tab: str, claims: set[str]) -> Drawn:
     drawn = drawing(figure, tables)
     return Drawn(
         anchor=f"{tab}-figure-{figure.id}",
         title=figure.title,
         caption=figure.caption,
-        claims=figure.claims,
+        claims=tuple(claim for claim in figure.claims if claim in claims),
         undrawn=drawn.undrawn,
         data=plotly_figure(figure, tables),
     )

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from superpose.errors import InputError, require
-from superpose.experiment import Store
+from superpose.experiment import Store, StoredRun, Study
 from superpose.experiment.claim import VERDICTS
 from superpose.report.info import Studies, StudyInfo, by_slug
 from superpose.report.pages import StudyView, badge, study_views
+from superpose.report.verdicts import shown
 
 MARKER = ".superpose-site"  # by this file we know a folder that may be replaced
 
@@ -53,7 +54,7 @@ def build_site(store: Store, out: Path, studies: Studies = ()) -> Path:
         (scratch / "studies").mkdir(parents=True)
         (scratch / MARKER).write_text("This folder is replaced by `superpose report`.\n", encoding="utf-8")
         _assets(scratch / "assets")
-        front = environment.get_template("front.html").render(root="", **_front(views, problems, len(runs), known))
+        front = environment.get_template("front.html").render(root="", **_front(views, problems, runs, known))
         (scratch / "index.html").write_text(front, encoding="utf-8")
         for view in views:
             page = environment.get_template("study.html").render(root="../", study=view)
@@ -80,9 +81,12 @@ def _check(out: Path) -> None:
         raise InputError(f"--out {str(out)!r} holds files that are not a site; {allowed}")
 
 
-def _front(views: list[StudyView], problems: list[str], runs: int, known: dict[str, Any]) -> dict[str, Any]:
-    # The same runs as in `superpose claims`; a study's page has more.
-    lines = [(view, run, claim) for view in views for run in view.runs if run.main for claim in run.claims]
+def _front(
+    views: list[StudyView], problems: list[str], runs: list[StoredRun], known: dict[str, Study]
+) -> dict[str, Any]:
+    # The same claims as in `superpose claims`, in the same order; a study's page has more.
+    found = {(run.id, claim.id): (view, run, claim) for view in views for run in view.runs for claim in run.claims}
+    lines = [found[run.record.id, claim] for run, claim in shown(runs, known)]
     counts = Counter(claim.badge.word for _, _, claim in lines)
     return {
         "views": views,
@@ -90,7 +94,7 @@ def _front(views: list[StudyView], problems: list[str], runs: int, known: dict[s
         "counts": [(badge(verdict), counts[verdict]) for verdict in VERDICTS if counts[verdict]],
         "scales": [scale for scale in ("gpu", "laptop", "smoke") if any(run.scale == scale for _, run, _ in lines)],
         "problems": problems,
-        "runs": runs,
+        "runs": len(runs),
         "waiting": [
             StudyInfo.from_study(study) for slug, study in known.items() if slug not in {v.info.slug for v in views}
         ],

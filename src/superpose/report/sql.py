@@ -85,8 +85,9 @@ _START = {
 def query(store: Store, sql: str, studies: Studies = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
     """The answer to one SQL statement over a store's valid runs.
 
-    Every table begins with ``run, study, scale, newest``; ``newest`` marks the run that reports show for its study
-    and scale. Then come:
+    Every table begins with ``run, study, scale, newest``. ``newest`` marks what reports show: a claim and its
+    measurements in the newest run that was asked for it (a run of the preset first), a run that gives such a claim,
+    and a curve in the newest such run that holds it. Then come:
 
     - ``runs``: ``preset, complete, changed, config`` (JSON text), ``device, started`` (UTC), ``seconds, steps_run,
       steps_cached, cpu, cores, memory_gib, gpu, system, python, packages`` (JSON text), ``commit, dirty, source,
@@ -133,7 +134,9 @@ def query(store: Store, sql: str, studies: Studies = ()) -> tuple[list[str], lis
 
 def _tables(runs: list[StoredRun], problems: list[str], studies: Studies) -> dict[str, pa.Table]:
     known = by_slug(studies)
-    current = {run.record.id for run in newest(runs).values()}
+    shown = {(run.record.id, key[2]) for key, run in newest(runs).items()}
+    current = {name for name, _ in shown}
+    drawn = _newest_curves([run for run in runs if run.record.id in current])
     rows: list[dict[str, Any]] = []
     claims: list[dict[str, Any]] = []
     measurements: list[dict[str, Any]] = []
@@ -148,10 +151,13 @@ def _tables(runs: list[StoredRun], problems: list[str], studies: Studies) -> dic
         }
         rows.append(about | _run(record))
         for claim in record.claims:
-            claims.append(about | _claim(claim))
-            measurements += [about | {"claim": claim.id} | m.model_dump() for m in claim.measurements]
+            here = about | {"newest": (record.id, claim.id) in shown}
+            claims.append(here | _claim(claim))
+            measurements += [here | {"claim": claim.id} | m.model_dump() for m in claim.measurements]
         long = run.tables()
         front = [pa.array([value] * len(long), kind) for value, (_, kind) in zip(about.values(), _ABOUT, strict=True)]
+        here = [drawn.get((record.study, record.scale, name)) == record.id for name in long.column("curve").to_pylist()]
+        front[-1] = pa.array(here, pa.bool_())
         curves.append(pa.Table.from_arrays([*front, *long.columns], schema=CURVES))
     return {
         "runs": pa.Table.from_pylist(rows, schema=RUNS),
@@ -160,6 +166,14 @@ def _tables(runs: list[StoredRun], problems: list[str], studies: Studies) -> dic
         "curves": pa.concat_tables(curves) if curves else CURVES.empty_table(),
         "problems": pa.table({"problem": pa.array(problems, pa.string())}),
     }
+
+
+def _newest_curves(runs: list[StoredRun]) -> dict[tuple[str, str, str], str]:
+    found = {}
+    for run in sorted(runs, key=lambda run: (run.record.preset, run.record.started, run.record.id)):
+        for name in run.tables().column("curve").unique().to_pylist():
+            found[run.record.study, run.record.scale, name] = run.record.id
+    return found
 
 
 def _run(record: RunRecord) -> dict[str, Any]:

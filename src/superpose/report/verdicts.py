@@ -19,7 +19,9 @@ _SHOWN = 4  # measurements of a claim in a table's cell
 
 
 def claims_rows(runs: Sequence[StoredRun], studies: Studies = ()) -> list[dict[str, Any]]:
-    """One row per claim of the run to show for each study and scale, judged by today's criteria.
+    """One row per study, scale and claim, from the newest run that was asked for it, judged by today's criteria.
+
+    A run of the preset goes before one that left it. A claim that no run was asked for has no row.
 
     Rows hold ``study, claim, sentence, paper_figure, role, criterion, measurements, scale, verdict, because,
     explanation, run``; a measurement holds ``name, value, low, high, n, unit, over, interval``. They are valid JSON: an
@@ -30,21 +32,23 @@ def claims_rows(runs: Sequence[StoredRun], studies: Studies = ()) -> list[dict[s
         studies: the studies of today's code; runs of other studies keep the verdicts they were saved with.
     """
     known = by_slug(studies)
+    records = {run.record.id: rejudged(run.record, known) for run in runs}
     rows = []
-    for run in shown(runs, studies):
-        record = rejudged(run.record, known)
-        rows += [_row(record, claim) for claim in record.claims]
+    for run, name in shown(runs, known):
+        record = records[run.record.id]
+        rows.append(_row(record, next(claim for claim in record.claims if claim.id == name)))
     return rows
 
 
-def shown(runs: Sequence[StoredRun], studies: Studies = ()) -> list[StoredRun]:
-    """The run to show per study and scale: studies in the order given, then unknown ones; larger scales first."""
+def shown(runs: Sequence[StoredRun], studies: Studies = ()) -> list[tuple[StoredRun, str]]:
+    """What every table of verdicts shows: a run and the id of one of its claims per row.
+
+    Studies come in the order given, then unknown ones; larger scales first; claims in their study's order.
+    """
     order = {slug: at for at, slug in enumerate(by_slug(studies))}
-    best = newest(list(runs))
-    return [
-        best[key]
-        for key in sorted(best, key=lambda key: (order.get(key[0], len(order)), key[0], -SCALES.index(key[1])))  # type: ignore[arg-type]
-    ]
+    best = newest(runs)
+    keys = sorted(best, key=lambda key: (order.get(key[0], len(order)), key[0], -SCALES.index(key[1])))  # type: ignore[arg-type]
+    return [(best[key], key[2]) for key in keys]
 
 
 def rejudged(record: RunRecord, studies: Studies) -> RunRecord:

@@ -2,30 +2,39 @@
 
 import functools
 import importlib
-import pkgutil
+from pathlib import Path
 
 from superpose.errors import InputError
 from superpose.experiment.study import Study
 
 
-@functools.cache
 def all_studies() -> dict[str, Study]:
-    """Every study of this package by slug, in the order of their slugs."""
-    found: dict[str, Study] = {}
-    for package in sorted(pkgutil.iter_modules(__path__), key=lambda p: p.name):
-        if package.ispkg:
-            study = importlib.import_module(f"{__name__}.{package.name}.study").study
-            found[study.slug] = study
-    return found
+    """Every study of this package by slug, in the order of their slugs.
+
+    Raises:
+        ImportError: a study cannot be imported.
+    """
+    return {slug: get_study(slug) for slug in _slugs()}
 
 
+@functools.cache
 def get_study(slug: str) -> Study:
-    """The study of that slug.
+    """The study of that slug; no other one is imported.
 
     Raises:
         InputError: there is none; the message lists those that exist.
+        ImportError: it cannot be imported.
+        ValueError: it calls itself otherwise than its package.
     """
-    studies = all_studies()
-    if slug not in studies:
-        raise InputError(f"study is {slug!r}; allowed: {', '.join(studies)}")
-    return studies[slug]
+    if slug not in _slugs():
+        raise InputError(f"study is {slug!r}; allowed: {', '.join(_slugs())}")
+    package = slug.replace("-", "_")
+    study = importlib.import_module(f"{__name__}.{package}.study").study
+    if study.slug != slug:
+        raise ValueError(f"the study in the package {package} has the slug {study.slug!r}; allowed: {slug!r}")
+    return study
+
+
+def _slugs() -> list[str]:
+    # A package without study.py is one that somebody has only begun.
+    return sorted(file.parent.name.replace("_", "-") for root in __path__ for file in Path(root).glob("*/study.py"))

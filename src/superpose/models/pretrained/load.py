@@ -219,7 +219,7 @@ def _check_folder(folder: Path) -> None:
     if not any(path for pattern in _WEIGHT_PATTERNS for path in folder.glob(pattern)):
         missing.append("weights (*.safetensors)")
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        missing.append("a tokenizer (tokenizer.json)")
+        missing.append("tokenizer (tokenizer.json)")
     if missing:
         ggufs = sorted(folder.glob("*.gguf"))
         hint = f"; it holds {ggufs[0].name}: give that file itself" if ggufs else ""

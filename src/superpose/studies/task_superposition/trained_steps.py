@@ -12,9 +12,11 @@ from superpose.tasks import task as make_task
 from superpose.tasks.lines import RetrieveLetters
 from superpose.training import Optimiser, Schedule, optimise, seeded
 
-# What made models of this size learn within minutes: embeddings of the slot and the line, and for part of the
-# sequences a first token that names the hidden task. Evaluation never shows that token.
-HINT_FIRST, HINT_LATER, HINT_UNTIL = 0.5, 0.15, 0.6
+# What made models of this size learn within minutes: embeddings of the slot and the line, larger at the start than
+# GPT-2's, and for part of the sequences a first token that names the hidden task, which becomes rare as soon as it is
+# understood. Evaluation never shows that token. Without any one of these the models stay at chance for 2300 updates.
+HINT_FIRST, HINT_LATER, HINT_UNTIL = 0.5, 0.15, 0.2
+EMBEDDING_STD = 0.5
 LAYERS, HEADS = 3, 4
 OPTIMISER = Optimiser("adamw", lr=2e-3, betas=(0.9, 0.98))
 WARMUP, DECAY = 100, 0.3
@@ -22,7 +24,7 @@ CLIP = 1.0
 PAIR = (0, 2)  # the two tasks that TS2 mixes
 
 
-@step(version="1", label="models trained from scratch")
+@step(version="2", label="models trained from scratch")
 def trained(
     width: int, seed: int, train_steps: int, batch: int, prompts: int, weights: Sequence[float]
 ) -> dict[str, Any]:
@@ -44,8 +46,13 @@ def trained(
         width=width,
         heads=HEADS,
         positions="none",  # slot and line embeddings take their place
+        init="torch",
     )
-    learner = TokenLearner(spec, lines.vocab, line_length=lines.line_length, lead=lines.lead, seed=seed).to(device)
+    learner = TokenLearner(spec, lines.vocab, line_length=lines.line_length, lead=lines.lead, seed=seed)
+    generator = seeded(seed, "embeddings")
+    for table in (learner.embedding, learner.slots, learner.lines):
+        torch.nn.init.normal_(table.weight, std=EMBEDDING_STD, generator=generator)
+    learner.to(device)
 
     def batches(index: int) -> Any:
         hint = HINT_FIRST if index < HINT_UNTIL * train_steps else HINT_LATER
