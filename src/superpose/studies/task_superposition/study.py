@@ -154,6 +154,15 @@ study = Study(
             id="TS7",
             sentence="Generation collapses: once the first token is generated, only one of the tasks survives.",
             paper_figure="limitation section, no number",
+            explanations={
+                "laptop:inconclusive": (
+                    "On words the collapse is plain: .97 of the probability stays with the chosen task after its first "
+                    "token, against .71 before. On pairs of numbers a token is one digit, and after the first digit "
+                    "the model still puts nearly a fifth on other endings, so .815 lies only just above .8; and the "
+                    "expectation before the first token leans to the likelier task, so .708 lies only just above .7. "
+                    "Thirty reported prompts cannot tell either from its bound; the gpu preset takes two hundred."
+                )
+            },
             criteria={
                 scale: all_of(above("after-first-token", 0.8), below("before", 0.7)) for scale in ("laptop", "gpu")
             },
