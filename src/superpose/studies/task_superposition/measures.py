@@ -57,7 +57,9 @@ def measure_pairs(run: Run[Config]) -> None:
             rows = np.concatenate([p[at, report], p[0, report, :1], p[-1, report, 1:]], axis=1)
             weaker[model] = over_items(f"{family}.weaker-task.{short(model)}", rows, statistic=_weaker)
             times[model] = over_items(f"{family}.times-control.{short(model)}", rows, statistic=_times_control)
-            run.measure("TS1", weaker[model], times[model])
+            # The mean over prompts may also come from prompts that each do one task; this one may not.
+            both = over_items(f"{family}.both-in-one-prompt.{short(model)}", p[at, report].min(1))
+            run.measure("TS1", weaker[model], times[model], both)
             run.note(f"TS1 {family} on {short(model)}: chosen weight of {tasks[0]} is {weights[at]:g}")
         run.measure(
             "TS1",

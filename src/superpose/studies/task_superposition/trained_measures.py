@@ -44,6 +44,8 @@ def measure_superposition(run: Run[Config], models: list[dict[str, Any]], weight
         over_seeds("rank-correlation", [_rank_correlation(weights, curve) for curve in p[..., 0]]),
         over_seeds("smallest-sum", p.sum(2).min(1)),
         over_seeds("single-task-accuracy", [m["accuracy"] for m in models]),
+        # The mean over prompts may also come from prompts that each do one task; this one may not.
+        over_seeds("both-in-one-prompt", [np.exp(m["logprob"][half][:, list(PAIR)]).min(1).mean() for m in models]),
     )
 
 
@@ -73,6 +75,7 @@ def measure_width(run: Run[Config], by_width: dict[int, list[dict[str, Any]]], h
         "TS6",
         over_seeds("kl-largest-minus-smallest", np.subtract(kl[largest], kl[smallest]), unit="nats"),
         over_seeds("r-largest-minus-smallest", np.subtract(r[largest], r[smallest]), unit="tasks"),
+        *(over_seeds(f"accuracy.width-{w}", [m["accuracy"] for m in by_width[w]]) for w in widths),
         *(over_seeds(f"kl.width-{w}", kl[w], unit="nats") for w in widths),
         *(over_seeds(f"r.width-{w}", r[w], unit="tasks") for w in widths),
     )
