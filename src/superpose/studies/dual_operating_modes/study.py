@@ -224,11 +224,12 @@ study = Study(
             paper_figure="Fig. 9-11 (curves)",
             explanations={
                 "laptop:fails": (
-                    "2000 updates of a width-64 transformer (the paper: 30,000 of width 1024) reach the first mode only. "
-                    "At delta 1/16, where retrieval nearly suffices, the gap is .095; at delta 1 it is .16, and the "
-                    "risk stops at .32 after five examples where the exact predictor goes to .001: the transformer has "
-                    "not yet learned to fit the demonstrated task. So the curves of the two deltas, which should cross, "
-                    "keep their order. More updates and width (the gpu preset) would show whether the claim holds."
+                    "2000 updates of a width-64 transformer (the paper: 30,000 of width 1024) reach only the "
+                    "first mode. At delta 1/16, where retrieval nearly suffices, the gap is .095; at delta 1 it "
+                    "is .16, and the risk stops at .32 after five examples where the exact predictor goes to "
+                    ".001: the transformer has not yet learned to fit the demonstrated task. So the curves of the"
+                    " two deltas keep the order they start in, where they should cross. More updates and width "
+                    "(the gpu preset) would show whether the claim holds."
                 )
             },
             criteria={
