@@ -4,11 +4,11 @@ import numpy as np
 
 from superpose.experiment import Run, over_items, paired_difference
 from superpose.models import resolve
-from superpose.models.pretrained.fetch import get, is_cached
-from superpose.models.pretrained.registry import find_registered
+from superpose.studies import language_models
 from superpose.studies.dual_operating_modes import label_steps
 from superpose.studies.dual_operating_modes.figures import LABEL_KINDS
 from superpose.studies.dual_operating_modes.study import Config
+from superpose.studies.language_models import available
 
 GATE = 0.65  # accuracy with true labels below which DM8 would be inconclusive
 CHOOSE, REPORT = slice(0, None, 2), slice(1, None, 2)  # prompts
@@ -19,13 +19,8 @@ def measure_labels(run: Run[Config]) -> None:
     c = run.config
     bins = bins_of(c.demonstrations)
     places = [float(np.mean(b)) for b in bins]
-    for model in (c.model, *c.other_models):
-        if find_registered(model) is not None and not is_cached(model):
-            if model != c.model:
-                run.note(f"{model} is not in the cache and was left out; fetch it with: superpose models get {model}")
-                continue
-            get(model, progress=run.say)
-        short = _short(model)
+    for model in available(run, c.model, c.other_models):
+        short = language_models.short(model)
         common = {"model": model, "dtype": c.dtype, "labels": list(c.labels), "demonstrations": c.demonstrations}
         common |= {"prompts": c.label_prompts, "seed": 0, "fingerprint": resolve(model).fingerprint}
         odds = run.map(label_steps.label_log_odds, [{**common, "kind": kind} for kind in LABEL_KINDS])
@@ -74,11 +69,6 @@ def _measure_accuracy(
         # A curve that is best at its end shows no bound.
         rule = f"reaches {GATE:g}, but whether random labels lie below and stop improving is open: inconclusive"
     run.note(f"DM8 {where} demonstrations: {rule}")
-
-
-def _short(model: str) -> str:
-    name = model.rstrip("/").rsplit("/", 1)[-1].lower().split("-instruct")[0].split("-q4")[0]
-    return "".join(ch if ch.isascii() and (ch.isalnum() or ch in "_.-") else "-" for ch in name)
 
 
 def bins_of(demonstrations: int) -> list[list[int]]:

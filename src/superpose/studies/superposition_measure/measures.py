@@ -8,15 +8,15 @@ import numpy as np
 
 from superpose.experiment import Run, over_items, proportion
 from superpose.interpret import kl_to_mixture, other_mass
+from superpose.studies.language_models import available
 from superpose.studies.superposition_measure.config import OTHER, Config, label, plain
 from superpose.studies.task_superposition import steps
-from superpose.studies.task_superposition.samples import fetched
 
 
 def measure_mixtures(run: Run[Config]) -> None:
     """Probabilities, other mass, KL and the number of completed tasks, per mixture."""
     c = run.config
-    model, file = fetched(run, c.model), Path(c.family)
+    model, file = steps.reference(available(run, c.model)[0]), Path(c.family)
     scores = run.map(
         steps.mixture,
         [

@@ -5,40 +5,20 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from superpose.experiment import Measurement, Run
-from superpose.models.pretrained.fetch import get, is_cached
-from superpose.models.pretrained.registry import find_registered
+from superpose.studies import language_models
+from superpose.studies.language_models import available
 from superpose.studies.task_superposition.config import Config
-from superpose.studies.task_superposition.steps import reference
+from superpose.studies.task_superposition.steps import place_of, reference
 
 
 def main_model(run: Run[Config]) -> str:
-    """The reference of the main model, fetched now if it has to be, where a person can see it."""
-    return fetched(run, run.config.model)
-
-
-def fetched(run: Run, model: str) -> str:
-    """What steps take for a model; a registered one is brought onto this machine first.
-
-    Raises:
-        InputError: no such model, or its licence is still to be accepted.
-        FetchError: the download failed.
-    """
-    if find_registered(model) is not None and not is_cached(model):
-        get(model, progress=run.say)
-    return reference(model)
+    """The reference of the main model, fetched now if it has to be."""
+    return reference(available(run, run.config.model)[0])
 
 
 def all_models(run: Run[Config]) -> list[str]:
     """References of the main model and of those others that are on this machine; the run notes who is missing."""
-    found = [main_model(run)]
-    for name in run.config.other_models:
-        if find_registered(name) is None or is_cached(name):
-            found.append(reference(name))
-        else:
-            note = f"{name} is not in the cache and was left out; fetch it with: superpose models get {name}"
-            if note not in run.notes:
-                run.note(note)
-    return found
+    return [reference(name) for name in available(run, run.config.model, run.config.other_models)]
 
 
 def grid(step: float) -> list[float]:
@@ -54,10 +34,8 @@ def halves(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def short(model: str) -> str:
-    """A model's name as it stands in measurement names and legends."""
-    name = model.partition(" # ")[0].rstrip("/").rsplit("/", 1)[-1].lower()
-    name = name.split("-instruct")[0].split("-q4")[0]
-    return "".join(ch if ch.isascii() and (ch.isalnum() or ch in "_.-") else "-" for ch in name)
+    """The name of what a reference points to, as it stands in measurement names and legends."""
+    return language_models.short(place_of(model))
 
 
 def smallest(name: str, measured: Iterable[Measurement]) -> Measurement:

@@ -10,6 +10,8 @@ import torch
 
 from superpose.experiment import current, step, track
 from superpose.interpret import (
+    MixturePrompt,
+    MixtureScores,
     Task,
     TaskVector,
     injection_table,
@@ -40,9 +42,21 @@ def reference(model: str) -> str:
     return resolved.name if resolved.kind == "registered" else f"{model}{_MARK}{resolved.fingerprint}"
 
 
+def place_of(text: str) -> str:
+    """The model reference inside what :func:`reference` returned."""
+    return text.partition(_MARK)[0]
+
+
 def load_reference(text: str, dtype: str) -> LoadedModel:
     """Load what :func:`reference` names, on the running step's device."""
-    return load(text.partition(_MARK)[0], dtype, current().device)
+    return load(place_of(text), dtype, current().device)
+
+
+def _scored(
+    loaded: LoadedModel, family: str, prompts: list[MixturePrompt], terminator: str | None, search_budget: int = 0
+) -> MixtureScores:
+    shown = track(prompts, f"{loaded.name} {family}")
+    return score_mixture(loaded.model, loaded.tokenizer, shown, terminator=terminator, search_budget=search_budget)
 
 
 @step(version="1", label="mixed prompts")
@@ -59,17 +73,10 @@ def mixture(
     fingerprint: str = "",
 ) -> dict[str, Any]:
     """Scores of the tasks on the prompts of one mixture; ``fingerprint`` ties a family's file to its content."""
-    loaded = load_reference(model, dtype)
     drawn = mixture_prompts(
         find_family(family), tasks, proportions, demonstrations=demonstrations, prompts=prompts, seed=seed
     )
-    scores = score_mixture(
-        loaded.model,
-        loaded.tokenizer,
-        track(drawn, f"{loaded.name} {family}"),
-        terminator=TERMINATOR,
-        search_budget=search_budget,
-    )
+    scores = _scored(load_reference(model, dtype), family, drawn, TERMINATOR, search_budget)
     return {
         "logprob": scores.logprob,
         "first_logprob": scores.first_logprob,
@@ -158,11 +165,10 @@ def in_context(
     seed: int,
 ) -> dict[str, Any]:
     """As :func:`mixture`, for comparison with :func:`injection`: without a terminator, as zero-shot prompts need it."""
-    loaded = load_reference(model, dtype)
     drawn = mixture_prompts(
         find_family(family), tasks, proportions, demonstrations=demonstrations, prompts=prompts, seed=seed
     )
-    scores = score_mixture(loaded.model, loaded.tokenizer, track(drawn, f"{loaded.name} {family}"), terminator=None)
+    scores = _scored(load_reference(model, dtype), family, drawn, None)
     return {"whole": scores.logprob, "first": scores.first_logprob, "distinct_first": scores.distinct_first}
 
 

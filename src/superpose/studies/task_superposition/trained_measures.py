@@ -58,14 +58,7 @@ def measure_width(run: Run[Config], by_width: dict[int, list[dict[str, Any]]], h
     kl, r = {}, {}
     for width, models in by_width.items():
         kl[width] = [float(np.mean(kl_to_mixture(m["logprob"][half][:, list(PAIR)], HALF))) for m in models]
-        r[width] = [
-            float(
-                (np.exp(m["first_logprob"][half][:, list(PAIR)]) >= np.exp(m["second"][half])[:, None] - 1e-5)
-                .sum(1)
-                .mean()
-            )
-            for m in models
-        ]
+        r[width] = [_completed(np.exp(m["first_logprob"][half]), np.exp(m["second"][half])) for m in models]
     widths = sorted(by_width)
     run.curve_of("width-kl", "KL", widths, [over_seeds("kl", kl[w], unit="nats") for w in widths])
     run.curve_of("width-r", "r", widths, [over_seeds("r", r[w], unit="tasks") for w in widths])
