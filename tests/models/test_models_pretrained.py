@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from superpose import models
 from superpose.cachedir import cache_dir
 from superpose.errors import InputError
-from superpose.models import REGISTERED, FetchError, RegisteredModel
+from superpose.models import REGISTERED, FetchError, RegisteredModel, load
 from superpose.models.pretrained import fetch
 from superpose.models.pretrained.load import KEPT_MODELS, _loaded
 from superpose.models.pretrained.registry import Wheel
@@ -454,3 +454,15 @@ def test_gemma3_copies_a_word_across_its_sliding_window():
         pieces = models.extend(loaded.model, models.repeat_cache(cache, 2), long[:, -2:].expand(2, -1))
     assert long.shape[1] > loaded.model.config.sliding_window + 2
     torch.testing.assert_close(pieces[1:], full, rtol=0, atol=2e-4)
+
+
+def test_the_random_model_needs_no_download_and_is_the_same_every_time():
+    from superpose.models.pretrained.random_model import random_model
+
+    loaded = load("random-llama")
+    again, _ = random_model()
+    assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), again.parameters(), strict=True))
+    text = "añb -> 日本\n"
+    assert loaded.tokenizer.decode(loaded.tokenizer(text).input_ids) == text
+    assert len(loaded.tokenizer("\n").input_ids) == 1
+    assert "mean" in loaded.note

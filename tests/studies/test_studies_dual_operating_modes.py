@@ -29,10 +29,9 @@ def options(tmp_path):
     return Options(Store(tmp_path / "store"), cache=StepCache(tmp_path / "cache"))
 
 
-def test_smoke_measures_every_claim_and_draws_every_figure(tiny_folder, options):
+def test_smoke_measures_every_claim_and_draws_every_figure(options):
     study = get_study("dual-operating-modes")
-    overrides = {"model": str(tiny_folder), "labels": ("positive", "negative")}
-    stored = run_study(plan(study, scale="smoke", overrides=overrides), options)
+    stored = run_study(plan(study, scale="smoke"), options)
     found = {claim.id: claim for claim in stored.record.claims}
     for claim in study.claims:
         measured = {m.name for m in found[claim.id].measurements}
@@ -40,7 +39,6 @@ def test_smoke_measures_every_claim_and_draws_every_figure(tiny_folder, options)
         # What the laptop will be judged on is measured at every scale.
         for criterion in claim.criteria.values():
             assert {atom.measurement for atom in criterion.atoms()} <= measured, claim.id
-    assert {c.judgement.verdict for c in found.values()} <= {"not judged", "reported"}
     drawn = {row["curve"] for row in stored.tables().to_pylist()}
     for figure in study.figures:
         assert set(figure.curves) <= drawn, figure.id

@@ -1,4 +1,4 @@
-"""Turn a model reference into a model: a registered name, a local folder, a GGUF file, or a hub id."""
+"""Turn a model reference into a model: a registered name, a local folder, a GGUF file, a hub id, or a random model."""
 
 import hashlib
 import re
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from superpose.errors import InputError, choose
 from superpose.models.pretrained.fetch import FetchError, Progress, get, is_cached, model_dir, quiet_transformers
+from superpose.models.pretrained.random_model import RANDOM_FINGERPRINT, RANDOM_MODEL, RANDOM_NOTE, random_model
 from superpose.models.pretrained.registry import REGISTERED, find_registered
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 _IDENTITY_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt", *_WEIGHT_PATTERNS)
-_FORMS = "a registered name, a local folder, a .gguf file, or a hub id owner/name[@revision]"
+_FORMS = f"a registered name, a local folder, a .gguf file, a hub id owner/name[@revision], or {RANDOM_MODEL}"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ResolvedModel:
     Attributes:
         kind: how it is loaded.
         name: short name for tables: the registered name, the folder's or file's name, or the hub id.
-        path: where it stands, None for a hub id; a registered model's folder may not exist yet.
+        path: where it stands, None for a hub id or the random model; a registered model's folder may not exist yet.
         fingerprint: changes when the weights may have changed: the GGUF's sha256 for a registered model; for a
             folder or file a hash over the names, sizes and modification times (ns) of its configuration, tokenizer
             and weight files; the id and revision for the hub.
@@ -41,7 +42,7 @@ class ResolvedModel:
         revision: of a hub id.
     """
 
-    kind: Literal["registered", "folder", "gguf", "hub"]
+    kind: Literal["registered", "folder", "gguf", "hub", "random"]
     name: str
     path: Path | None
     fingerprint: str
@@ -80,6 +81,8 @@ def resolve(reference: str | Path) -> ResolvedModel:
     entry = find_registered(text) if isinstance(reference, str) else None
     if entry is not None:
         return ResolvedModel("registered", entry.name, model_dir(entry), entry.gguf_sha256, entry.note)
+    if reference == RANDOM_MODEL:
+        return ResolvedModel("random", RANDOM_MODEL, None, RANDOM_FINGERPRINT, RANDOM_NOTE)
     path = Path(text).expanduser()
     if text and path.is_dir():
         _check_folder(path)
@@ -106,7 +109,8 @@ def load(
     memory, so loading the same one again is free; they are shared, so do not train them.
 
     Args:
-        reference: a registered name, a local folder, a ``.gguf`` file, or a hub id ``owner/name[@revision]``.
+        reference: a registered name, a local folder, a ``.gguf`` file, a hub id ``owner/name[@revision]``, or
+            ``random-llama``, a tiny model with random weights that tries commands without a download.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         device: as torch names it, or ``auto``: CUDA if there is one.
         progress: called with one line of text at each stage of a fetch.
@@ -153,6 +157,9 @@ def _read(resolved: ResolvedModel, dtype: str, device: "torch.device") -> Loaded
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if resolved.kind == "random":
+        built, tokenizer = random_model()
+        return _ready(built.to(getattr(torch, dtype)), tokenizer, resolved, device)
     options: dict[str, Any] = {"trust_remote_code": False}
     source: str | Path
     if resolved.path is None:
@@ -182,6 +189,10 @@ def _read(resolved: ResolvedModel, dtype: str, device: "torch.device") -> Loaded
             f"model {resolved.name} lacks {len(info['missing_keys'])} of its weights, "
             f"for example {min(info['missing_keys'])}"
         )
+    return _ready(model, tokenizer, resolved, device)
+
+
+def _ready(model: Any, tokenizer: Any, resolved: ResolvedModel, device: "torch.device") -> LoadedModel:
     model = model.to(device).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, resolved.name, resolved.note, resolved.fingerprint)
 

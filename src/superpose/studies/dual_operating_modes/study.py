@@ -80,6 +80,8 @@ study = Study(
     config=Config,
     presets={
         "smoke": {
+            "model": "random-llama",
+            "labels": ("positive", "negative"),
             "draws": 20_000,
             "prompts": 200,
             "ascent_prompts": 200,

@@ -14,7 +14,7 @@ class Config(StudyConfig):
     """What to measure.
 
     Attributes:
-        model: a registered name, a local folder, a ``.gguf`` file, or a hub id.
+        model: a registered name, a local folder, a ``.gguf`` file, a hub id, or ``random-llama``.
         family: a built-in family, or a CSV or YAML file.
         tasks: two or more tasks of the family.
         mixtures: proportions of the tasks, one row per mixture.

@@ -15,7 +15,13 @@ study = Study(
     ),
     config=Config,
     presets={
-        "smoke": {"demonstrations": 3, "prompts": 2, "mixtures": ((1, 0), (0.5, 0.5)), "seeds": 1},
+        "smoke": {
+            "model": "random-llama",
+            "demonstrations": 3,
+            "prompts": 2,
+            "mixtures": ((1, 0), (0.5, 0.5)),
+            "seeds": 1,
+        },
         "laptop": {},
         "gpu": {"prompts": 200},
     },

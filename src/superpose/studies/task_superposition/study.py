@@ -18,6 +18,7 @@ study = Study(
     config=Config,
     presets={
         "smoke": {
+            "model": "random-llama",
             "other_models": (),
             "demonstrations": 4,
             "prompts": 4,

@@ -1,0 +1,10 @@
+from .bins import MergedBinsWarning as MergedBinsWarning
+from .bins import SlidingEdges as SlidingEdges
+from .bins import assign_bins as assign_bins
+from .bins import exponential_edges as exponential_edges
+from .bins import neighbour_errors as neighbour_errors
+from .bins import optimal_edges as optimal_edges
+from .bins import quantile_edges as quantile_edges
+from .bins import uniform_edges as uniform_edges
+from .scheduling import Batch as Batch
+from .scheduling import MultiBinScheduler as MultiBinScheduler
