@@ -183,3 +183,11 @@ def test_every_float_survives_json(value):
 def test_numpy_scalars_are_numbers():
     m = exact("x", np.float32(0.5), n=np.int64(3))
     assert (m.value, m.n) == (0.5, 3)
+
+
+@pytest.mark.parametrize("shape", [(7,), (60, 3), (1500, 4)])
+def test_resampling_many_at_a_time_equals_one_at_a_time(shape):
+    x = np.random.default_rng(3).normal(size=shape)
+    at_once = over_items("m", x)
+    one_by_one = over_items("m", x, statistic=lambda rows: float(rows.mean()))
+    assert (at_once.low, at_once.high) == pytest.approx((one_by_one.low, one_by_one.high), rel=1e-12)
