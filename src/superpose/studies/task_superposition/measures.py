@@ -42,12 +42,12 @@ def best_mixture(p: np.ndarray, choose: np.ndarray) -> int:
 
 def measure_pairs(run: Run[Config]) -> None:
     """TS1: two tasks over a grid of mixtures, on every model; the worst model decides."""
-    weights = grid(run.config.mixture_step)
     choose, report = halves(run.config.prompts)
     for family, tasks in PAIRS.items():
         weaker: dict[str, Measurement] = {}
         times: dict[str, Measurement] = {}
-        for model in all_models(run):
+        for number, model in enumerate(all_models(run)):
+            weights = grid(run.config.other_mixture_step if number else run.config.mixture_step)
             p = np.exp(np.stack([s["logprob"] for s in pair_scores(run, model, family, weights)]))
             for k, task in enumerate(tasks):
                 points = [over_items(task, p[i, :, k]) for i in range(len(weights))]
