@@ -60,6 +60,8 @@ bench: setup-dev  ## ratios against peers, each in one run
 	$(BIN)/python benchmarks/bench_scan.py
 	$(BIN)/python benchmarks/bench_tasks.py
 	$(BIN)/python benchmarks/bench_many.py
+	$(BIN)/python benchmarks/bench_training.py
+	$(BIN)/python benchmarks/bench_tokens.py
 
 report: setup  ## the site of the published runs
 	$(SUPERPOSE) report --store results --out site/published

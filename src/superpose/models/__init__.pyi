@@ -28,6 +28,9 @@ from .internals import width as width
 from .learners import ContinuousLearner as ContinuousLearner
 from .learners import TokenLearner as TokenLearner
 from .learners import load_learner as load_learner
+from .looped import LoopedModel as LoopedModel
+from .looped import LoopedOutput as LoopedOutput
+from .looped import NotFiniteState as NotFiniteState
 from .mixers.base import MIXERS as MIXERS
 from .mixers.base import Mixer as Mixer
 from .mixers.base import mixer as mixer

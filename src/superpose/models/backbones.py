@@ -1,7 +1,6 @@
 """Backbones: a stack of blocks, applied once or in a loop, that owns positions and the final norm."""
 
 import dataclasses
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from superpose.errors import InputError
 from superpose.models.architectures import BackboneSpec
 from superpose.models.blocks import MLP, MLP_NAME, Block, build_norm
 from superpose.models.context import Context, State
+from superpose.models.looped import INJECTIONS, run_loops
 from superpose.models.mixers import mixer
 from superpose.models.mixers.base import GPT2_STD
 
@@ -70,8 +70,8 @@ class Backbone(nn.Module):
             grad_loops: the last passes that get gradients; those before run without, so memory is that of the
                 window (default: all; more than ``loops`` means all).
             return_all: return the last ``grad_loops`` iterates, ``[iterate, batch, pos, width]``.
-            reads: positions whose output is returned (default all); reading few of them makes ``read="prefix"``
-                cheaper.
+            reads: positions whose output is returned (default all); reading few of them saves the last block's work
+                at the others, and makes ``read="prefix"`` much cheaper.
 
         Raises:
             InputError: fewer than one loop, a prompt longer than the position table, padding of another shape.
@@ -80,6 +80,10 @@ class Backbone(nn.Module):
         ctx.check(x.shape[0], x.shape[1])
         if self.spec.read == "prefix":
             return self._prefixes(x, ctx, loops, grad_loops, return_all, reads)
+        total = self.spec.loops if loops is None else loops
+        plain = total == 1 and grad_loops is None and not return_all and not ctx.want_state
+        if reads is not None and plain and len(reads) < x.shape[1]:
+            return self._read(x, ctx, reads)
         y = self._iterate(x, ctx, loops, grad_loops, return_all)
         return y if reads is None else y[..., reads, :]
 
@@ -126,23 +130,29 @@ class Backbone(nn.Module):
         y = y if self.spec.norm_in_loop else self.norm(y)
         return y, BackboneState(tuple(after), state.seen + real.sum(1))
 
+    def _read(self, x: Tensor, ctx: Context, reads: Tensor) -> Tensor:
+        """Run one pass that computes, from the last mixer on, only the positions that are read."""
+        ctx = _placed(ctx)
+        y = self._place(x, ctx)
+        last = max((i for i, name in enumerate(self.spec.layout) if name != MLP_NAME), default=0)
+        for index, block in enumerate(self.blocks):
+            y, _ = block(y, ctx, reads=reads if index == last else None)
+        return self.norm(y)
+
     def _iterate(self, x: Tensor, ctx: Context, loops: int | None, grad_loops: int | None, return_all: bool) -> Tensor:
-        total = self._check_loops("loops", self.spec.loops if loops is None else loops)
-        window = total if grad_loops is None else min(total, self._check_loops("grad_loops", grad_loops))
-        if ctx.positions is None and ctx.padding is not None:
-            # Only once, for learned and rotary positions alike.
-            ctx = dataclasses.replace(ctx, positions=(ctx.padding.cumsum(1) - 1).clamp(min=0))
-        iterates = []
-        y = x
-        for step in range(total):
-            with torch.no_grad() if step < total - window else nullcontext():
-                y = self._place(self._inject(y, x) if step else x, ctx)
-                for block in self.blocks:
-                    y, _ = block(y, ctx)
-                y = self.norm(y) if self.spec.norm_in_loop else y
-            if return_all and step >= total - window:
-                iterates.append(y)
-        y = torch.stack(iterates) if return_all else y
+        total = self.spec.loops if loops is None else loops
+        ctx = _placed(ctx)
+
+        def body(y: Tensor) -> Tensor:
+            y = self._place(y, ctx)
+            for block in self.blocks:
+                y, _ = block(y, ctx)
+            return self.norm(y) if self.spec.norm_in_loop else y
+
+        window = min(total, grad_loops or total)
+        keep = window if return_all else 1
+        iterates = run_loops(body, x, total, inject=self._inject, grad_loops=grad_loops, keep=keep)
+        y = torch.stack(iterates) if return_all else iterates[-1]
         return y if self.spec.norm_in_loop else self.norm(y)
 
     def _prefixes(
@@ -173,9 +183,7 @@ class Backbone(nn.Module):
         return y.gather(-2, own)[..., 0, :]
 
     def _inject(self, y: Tensor, x: Tensor) -> Tensor:
-        if self.spec.injection is None:
-            return y
-        return y + x if self.spec.injection == "add" else y * x
+        return y if self.spec.injection is None else INJECTIONS[self.spec.injection](y, x)
 
     def _place(self, x: Tensor, ctx: Context) -> Tensor:
         if self.positions is None:
@@ -191,6 +199,13 @@ class Backbone(nn.Module):
         if value < 1:
             raise InputError(f"{argument} is {value}; allowed: 1 or more")
         return value
+
+
+def _placed(ctx: Context) -> Context:
+    if ctx.positions is not None or ctx.padding is None:
+        return ctx
+    # Only once, for learned and rotary positions alike.
+    return dataclasses.replace(ctx, positions=(ctx.padding.cumsum(1) - 1).clamp(min=0))
 
 
 def _per_prefix(x: Tensor, prefixes: int) -> Tensor:

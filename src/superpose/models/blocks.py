@@ -1,7 +1,7 @@
 """Residual blocks: a norm, then a mixer or an MLP, added to the stream."""
 
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from superpose.errors import InputError, choose
@@ -61,14 +61,24 @@ class Block(nn.Module):
         self.inner = inner
 
     def forward(
-        self, x: Float[Tensor, "batch pos width"], ctx: Context, state: State | None = None
-    ) -> tuple[Float[Tensor, "batch pos width"], State | None]:
-        """Return the stream after the block, and the mixer's state where one is kept."""
-        normed = self.norm(x)
+        self,
+        x: Float[Tensor, "batch pos width"],
+        ctx: Context,
+        state: State | None = None,
+        reads: Int[Tensor, " reads"] | None = None,
+    ) -> tuple[Float[Tensor, "batch read width"], State | None]:
+        """Return the stream after the block (where ``reads`` is given, only there), and the mixer's state if kept."""
         if isinstance(self.inner, MLP):
-            return x + self.inner(normed), None
-        mixed, state = self.inner(normed, ctx, state)
-        return x + mixed, state
+            x = x if reads is None else x[:, reads]
+            return x + self.inner(self.norm(x)), None
+        if reads is None:
+            mixed, state = self.inner(self.norm(x), ctx, state)
+            return x + mixed, state
+        if self.inner.reads_apart:
+            mixed, _ = self.inner(self.norm(x), ctx, reads=reads)
+            return x[:, reads] + mixed, None
+        mixed, _ = self.inner(self.norm(x), ctx)
+        return (x + mixed)[:, reads], None
 
     def initial_state(self, batch: int) -> State:
         """Return the mixer's state before the first token; an MLP has none."""

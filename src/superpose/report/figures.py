@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from superpose.experiment import Figure
+from superpose.report.heatmap import heatmap
 from superpose.report.numbers import short
 from superpose.report.series import Drawing, Panel, Series, drawing, finite, stacks_as_bars, wrapped
 
@@ -24,6 +25,8 @@ def plotly_figure(figure: Figure, tables: pa.Table) -> dict[str, Any]:
         figure: the spec.
         tables: schema :data:`superpose.experiment.record.TABLE`; the spec's curves must be among them.
     """
+    if figure.kind == "heatmap":
+        return heatmap(figure, tables)
     drawn = drawing(figure, tables)
     bars = figure.kind == "bars" or (figure.kind == "stack" and stacks_as_bars(drawn.panels))
     named: set[str] = set()

@@ -17,6 +17,7 @@ from superpose.experiment.claim import SCALES, VERDICTS
 from superpose.experiment.environment import source_hash
 from superpose.experiment.record import NOT_ASKED
 from superpose.report.figures import plotly_figure
+from superpose.report.heatmap import choices
 from superpose.report.info import Studies, StudyInfo, by_slug
 from superpose.report.numbers import interval, jsonable, short
 from superpose.report.series import drawing
@@ -69,6 +70,19 @@ class Drawn:
     caption: str
     claims: tuple[str, ...]
     undrawn: int
+    data: dict[str, Any]
+    detail: "Detail | None" = None
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What the cells of a heat map open: labels of the menus, and the data that the page's script chooses from."""
+
+    label: str
+    row_label: str
+    column_label: str
+    rows: tuple[tuple[str, str], ...]
+    columns: tuple[str, ...]
     data: dict[str, Any]
 
 
@@ -265,6 +279,24 @@ def _drawn(figure: Figure, tables: pa.Table, tab: str, claims: set[str]) -> Draw
         claims=tuple(claim for claim in figure.claims if claim in claims),
         undrawn=drawn.undrawn,
         data=plotly_figure(figure, tables),
+        detail=_detail(figure, tables),
+    )
+
+
+def _detail(figure: Figure, tables: pa.Table) -> Detail | None:
+    found = choices(figure, tables)
+    if found is None:
+        return None
+    data = {name: found[name] for name in ("rows", "columns", "title", "opens")}
+    data["figures"] = [plotly_figure(spec, tables) for spec in found["specs"]]
+    label = f"{found['title'].replace('{row}', figure.y_label).replace('{column}', figure.x_label)}"
+    return Detail(
+        label=label,
+        row_label=found["row_label"],
+        column_label=found["column_label"],
+        rows=tuple(found["rows"]),
+        columns=tuple(found["columns"]),
+        data=data,
     )
 
 

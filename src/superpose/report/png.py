@@ -8,10 +8,13 @@ import pyarrow as pa
 
 from superpose.errors import InputError, require
 from superpose.experiment import Figure
+from superpose.report import heatmap_png
+from superpose.report.heatmap import grids
 from superpose.report.series import Drawing, Panel, Series, drawing, finite, stacks_as_bars, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 COLUMNS = 3  # panels in a row
 INK, FAINT = "#1F2328", "#D9DCE1"
@@ -61,28 +64,37 @@ def save_png(figure: Figure, tables: pa.Table, path: Path, *, width: float = 8.0
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
+    grid = grids(figure, tables) if figure.kind == "heatmap" else []
     columns = min(len(drawn.panels), COLUMNS)
     rows = -(-len(drawn.panels) // columns)
+    tall = heatmap_png.height(grid) if grid else 0.9 + rows * (3.4 if columns == 1 else 2.9)
     with matplotlib.rc_context(STYLE):
-        canvas = Canvas(figsize=(width, 0.9 + rows * (3.4 if columns == 1 else 2.9)), dpi=dpi, layout="constrained")
+        canvas = Canvas(figsize=(width, tall), dpi=dpi, layout="constrained")
         FigureCanvasAgg(canvas)
-        axes = canvas.subplots(rows, columns, sharey=True, squeeze=False)
-        for number, panel in enumerate(drawn.panels):
-            ax = axes[number // columns][number % columns]
-            _panel(ax, drawn, panel)
-            if number % columns == 0:
-                ax.set_ylabel("\n".join(wrapped(figure.y_label)))
-        for ax in axes.flat[len(drawn.panels) :]:
-            ax.set_visible(False)
+        if grid:
+            heatmap_png.draw(canvas, figure, grid)
+        else:
+            _panels(canvas, drawn, rows, columns, width)
         canvas.suptitle("\n".join(wrapped(figure.title, 90)), x=0.01, ha="left", fontsize=12, fontweight="bold")
-        if len(drawn.looks) > 1:
-            handles, names = _legend(axes)
-            # As many columns as the width holds.
-            across = max(1, min(len(names), int(width * 11 / (4 + max(map(len, names))))))
-            canvas.legend(handles, names, loc="outside lower center", ncols=across)
         path.parent.mkdir(parents=True, exist_ok=True)
         canvas.savefig(path, metadata={"Software": None})
     return path
+
+
+def _panels(canvas: "Canvas", drawn: Drawing, rows: int, columns: int, width: float) -> None:
+    axes = canvas.subplots(rows, columns, sharey=True, squeeze=False)
+    for number, panel in enumerate(drawn.panels):
+        ax = axes[number // columns][number % columns]
+        _panel(ax, drawn, panel)
+        if number % columns == 0:
+            ax.set_ylabel("\n".join(wrapped(drawn.figure.y_label)))
+    for ax in axes.flat[len(drawn.panels) :]:
+        ax.set_visible(False)
+    if len(drawn.looks) > 1:
+        handles, names = _legend(axes)
+        # As many columns as the width holds.
+        across = max(1, min(len(names), int(width * 11 / (4 + max(map(len, names))))))
+        canvas.legend(handles, names, loc="outside lower center", ncols=across)
 
 
 def _panel(ax: "Axes", drawn: Drawing, panel: Panel) -> None:

@@ -128,7 +128,7 @@ def _panel(figure: Figure, curve: str, rows: list[dict[str, Any]], looks: dict[s
         # Single units stand in only where nothing summarises them.
         curves, samples = (curves or samples), []
     shown = curves + samples
-    numbers = all(row["x"] is not None for row in shown) and figure.kind != "bars"
+    numbers = all(row["x"] is not None for row in shown) and figure.kind not in ("bars", "heatmap")
     categories = [] if numbers else list(dict.fromkeys(_category(row) for row in shown))
     return Panel(
         title=figure.panels.get(curve, curve if len(figure.curves) > 1 else ""),

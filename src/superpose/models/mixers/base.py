@@ -25,9 +25,12 @@ class Mixer(nn.Module):
 
     Attributes:
         bidirectional: whether ``Context(causal=False)`` is understood; if not, it is an error.
+        reads_apart: whether ``forward`` takes ``reads``, the positions whose output is wanted, and saves the work
+            of the others.
     """
 
     bidirectional: ClassVar[bool] = False
+    reads_apart: ClassVar[bool] = False
     residual_outputs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, width: int):

@@ -178,6 +178,7 @@ function paint(layout) {
 }
 // As many panels in a row as have room; every row gets the same height.
 function arrange(layout, width) {
+  if (layout.meta.rows) return arrangeGrids(layout, width);
   const axes = axesOf(layout);
   const columns = Math.max(1, Math.min(axes.length, Math.floor(width / 270)));
   const rows = Math.ceil(axes.length / columns);
@@ -192,6 +193,33 @@ function arrange(layout, width) {
     layout[`yaxis${axis}`].domain = [Math.max(0, top - tall), top];
     layout[`yaxis${axis}`].title.text = at % columns ? "" : title;
   });
+}
+// Heat maps stand below each other: names of rows and columns need the width.
+const gridRow = 38, gridTop = 36, narrow = 560;
+const cellWidth = (columns, width) => (width - (width > narrow ? 230 : 130)) / columns.length;
+function arrangeGrids(layout, width) {
+  const axes = axesOf(layout), columns = layout.xaxis.categoryarray;
+  const longest = 7 * Math.max(...columns.map((name) => name.length));
+  const cell = cellWidth(columns, width), angle = longest <= cell ? 0 : cell > 60 ? -30 : -90;
+  const names = { 0: 20, [-30]: 0.5 * longest + 20, [-90]: longest }[angle];
+  const tall = layout.meta.rows * gridRow, rest = gridTop + names + 45, each = tall + rest;
+  const height = axes.length * each, plotted = height - rest;
+  Object.assign(layout, { width, height, margin: { ...layout.margin, t: gridTop, b: rest - gridTop } });
+  layout.coloraxis.showscale = width > narrow;
+  axes.forEach((axis, at) => {
+    const top = 1 - (at * each) / plotted;
+    layout[`yaxis${axis}`].domain = [Math.max(0, top - tall / plotted), top];
+    layout[`xaxis${axis}`].tickangle = angle;
+    if (width <= narrow) layout[`yaxis${axis}`].title.text = "";
+  });
+}
+// What does not fit a narrow cell is left out: first the interval, then the number; both stay in the hover.
+function fitText(data, width) {
+  for (const trace of data.filter(({ type }) => type === "heatmap")) {
+    const wide = cellWidth(trace.x, width);
+    if (wide < 62) trace.text = trace.text.map((row) => row.map((text) => text.split("<br>")[0]));
+    if (wide < 32) trace.texttemplate = "";
+  }
 }
 function legend(plot, arms) {
   const place = plot.parentElement.querySelector(".legend");
@@ -221,15 +249,72 @@ function legend(plot, arms) {
 function render(plot) {
   const { data, layout } = JSON.parse(colour(plot.parentElement.querySelector(".plot-data").textContent));
   const hidden = legend(plot, layout.meta.arms);
-  for (const trace of data) trace.visible = !hidden.has(trace.legendgroup);
+  const { focus } = plot.dataset;
+  for (const trace of data) {
+    trace.visible = !hidden.has(trace.legendgroup);
+    if (focus && trace.legendgroup !== focus) trace.opacity = 0.35;
+  }
+  // What is drawn last lies in front.
+  if (focus) data.sort((a, b) => (a.legendgroup === focus) - (b.legendgroup === focus));
+  const chosen = pickers.get(plot);
+  if (chosen) chosen.mark(layout);
+  fitText(data, plot.clientWidth);
   layout.showlegend = false;
   layout.uirevision = "kept"; // a reader's zoom outlives a change of theme
   paint(layout);
   arrange(layout, plot.clientWidth);
-  return Plotly.react(plot, data, layout, {
+  const drawn = Plotly.react(plot, data, layout, {
     displaylogo: false, displayModeBar: "hover", modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
   });
+  if (chosen && !plot.dataset.picks) {
+    plot.dataset.picks = "yes";
+    plot.on("plotly_click", ({ points }) => chosen.choose(...points[0].pointNumber));
+  }
+  return drawn;
 }
+// Heat maps whose cells open a figure: by a click, or by two menus for keyboards and small screens.
+const pickers = new Map();
+document.querySelectorAll(".detail").forEach((detail) => {
+  const map = detail.parentElement.querySelector(".plot"), plot = detail.querySelector(".plot");
+  const [rowMenu, columnMenu] = detail.querySelectorAll("select");
+  const { rows, columns, opens, title, figures } = JSON.parse(detail.querySelector(".detail-data").textContent);
+  const at = { row: 0, column: 0 };
+  function choose(row, column) {
+    Object.assign(at, { row, column });
+    rowMenu.selectedIndex = row;
+    columnMenu.selectedIndex = column;
+    const [arm, name] = rows[row], which = opens[row][column];
+    detail.querySelector(".detail-title").textContent =
+      title.replaceAll("{row}", () => name).replaceAll("{column}", () => columns[column]);
+    plot.hidden = which === null;
+    detail.querySelector(".nothing").hidden = which !== null;
+    detail.querySelector(".legend").hidden = which === null;
+    if (which !== null) {
+      const data = JSON.stringify(figures[which]);
+      const arms = figures[which].layout.meta.arms.map((each) => each.arm).join("\n");
+      // The same arms keep what the reader has hidden of them.
+      if (plot.dataset.arms !== arms) detail.querySelector(".legend").replaceChildren();
+      plot.dataset.arms = arms;
+      plot.dataset.focus = arm;
+      detail.querySelector(".plot-data").textContent = data;
+    }
+    for (const each of [map, plot]) if (each.matches(".js-plotly-plot") && each.clientWidth) render(each);
+  }
+  const follow = () => choose(rowMenu.selectedIndex, columnMenu.selectedIndex);
+  rowMenu.addEventListener("change", follow);
+  columnMenu.addEventListener("change", follow);
+  pickers.set(map, {
+    choose,
+    mark(layout) {
+      layout.shapes = axesOf(layout).map((axis) => ({
+        type: "rect", xref: `x${axis}`, yref: `y${axis}`, x0: at.column - 0.5, x1: at.column + 0.5,
+        y0: at.row - 0.5, y1: at.row + 0.5, line: { color: css("--fails"), width: 2.5 },
+      }));
+    },
+  });
+  choose(0, 0);
+  detail.hidden = false;
+});
 const resized = new ResizeObserver((entries) => {
   for (const { target } of entries) {
     if (target.clientWidth && target.clientWidth !== Number(target.dataset.width)) {

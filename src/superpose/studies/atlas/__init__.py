@@ -1,0 +1,1 @@
+"""The atlas: every registered backbone on every registered task, with one budget."""
