@@ -20,7 +20,7 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.user: pyproject.toml $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lab,report]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lab,report,serve]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
@@ -62,6 +62,11 @@ bench: setup-dev  ## ratios against peers, each in one run
 	$(BIN)/python benchmarks/bench_many.py
 	$(BIN)/python benchmarks/bench_training.py
 	$(BIN)/python benchmarks/bench_tokens.py
+	$(BIN)/python benchmarks/bench_looped.py
+	$(BIN)/python benchmarks/bench_omp.py
+	$(BIN)/python benchmarks/bench_lexico_decode.py
+	$(BIN)/python benchmarks/bench_batching.py
+	$(BIN)/python benchmarks/bench_serving.py
 
 report: setup  ## the site of the published runs
 	$(SUPERPOSE) report --store results --out site/published

@@ -2,7 +2,7 @@
 
 import typer
 
-from superpose.cli import cache, models, report, run, studies, superposition
+from superpose.cli import batching, cache, lexico, models, report, run, serve, studies, superposition
 
 app = typer.Typer(
     name="superpose",
@@ -15,9 +15,12 @@ app = typer.Typer(
 studies.register(app)
 run.register(app)
 report.register(app)
+serve.register(app)
 app.add_typer(models.app, name="models")
 app.add_typer(cache.app, name="cache")
 app.add_typer(superposition.app, name="superposition")
+app.add_typer(batching.app, name="batching")
+app.add_typer(lexico.app, name="lexico")
 
 
 @app.callback(invoke_without_command=True)

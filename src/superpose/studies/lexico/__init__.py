@@ -1,0 +1,1 @@
+"""Lexico: key-value caches as sparse codes over universal dictionaries."""
