@@ -9,7 +9,6 @@ from superpose.experiment import StudyConfig
 TRAIN, HOME, AWAY, FAR = "docs-train", "docs", "code", "licences"
 """Text that dictionaries are trained on; the same domain held out; two domains they have not seen."""
 FRACTION = 0.25  # of the far part that eviction keeps: a little more than Lexico's bytes at s = 8
-SPARING = 0.15  # a second, smaller share for the figure
 
 Count = Annotated[int, Field(ge=2, le=10_000_000)]
 Sparsity = Annotated[int, Field(ge=1, le=255)]
@@ -57,8 +56,8 @@ class Config(StudyConfig):
     sparsity: Sparsity = 8
     error_windows: Count = 8
     error_length: Count = 128
-    windows: Count = 12
-    length: Count = 320
+    windows: Count = 8
+    length: Count = 256
     start: Count = 64
     buffer: Annotated[int, Field(ge=1)] = 48
     block: Annotated[int, Field(ge=1)] = 32
@@ -66,7 +65,7 @@ class Config(StudyConfig):
     copies: Count = 16
     copy_tokens: Count = 72
     budget: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    sweep: Annotated[tuple[Sparsity, ...], Field(min_length=3)] = (1, 2, 4, 6, 8, 10)
+    sweep: Annotated[tuple[Sparsity, ...], Field(min_length=3)] = (2, 4, 6, 8, 10)
     small_buffer: Annotated[int, Field(ge=1)] = 32
     dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
 

@@ -12,7 +12,6 @@ _METHODS = {
     "kivi2": "2 bits per number (KIVI-like)",
     "kivi4": "4 bits per number (KIVI-like)",
     "sinks": "first and recent tokens",
-    "sinks-sparing": "first and recent tokens, fewer",
     "h2o": "heavy hitters (H2O-like)",
     "snapkv": "recent votes (SnapKV-like)",
 }

@@ -65,8 +65,9 @@ def measure_domains(run: Run[Config]) -> None:
     for model in available(run, c.model, c.other_models):
         suffix = "" if model == c.model else f".{short(model)}"
         name = trained(run, model)
-        found = {domain: errors(run, name, domain, model)[at] for domain in (HOME, AWAY, FAR)}
-        control = {domain: errors(run, f"{steps.RANDOM}:{c.atoms}", domain, model)[at] for domain in (HOME, AWAY, FAR)}
+        rows_of = {HOME: at, AWAY: 0, FAR: 0}
+        found = {d: errors(run, name, d, model)[row] for d, row in rows_of.items()}
+        control = {d: errors(run, f"{steps.RANDOM}:{c.atoms}", d, model)[row] for d, row in rows_of.items()}
         for k, side in enumerate(SIDES):
             for arm, rows in (("trained", found), ("random", control)):
                 points = [over_items(f"{side}.{arm}.{domain}{suffix}", rows[domain][:, k]) for domain in rows]

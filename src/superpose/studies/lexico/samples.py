@@ -9,7 +9,7 @@ from superpose.experiment import Run
 from superpose.models import resolve
 from superpose.studies.language_models import available
 from superpose.studies.lexico import steps, texts
-from superpose.studies.lexico.config import FRACTION, HOME, SPARING, TRAIN, Config
+from superpose.studies.lexico.config import FRACTION, HOME, TRAIN, Config
 
 KIVI = "kivi2"
 EVICTIONS = ("sinks", "h2o", "snapkv")
@@ -65,14 +65,14 @@ def rivals(run: Run[Config]) -> dict[str, dict[str, Any]]:
     window = _window(run)
     quantised = {f"kivi{bits}": {"kind": "kivi", "bits": bits, "group": run.config.group, **window} for bits in (2, 4)}
     evicting = {kind: {"kind": kind, "fraction": FRACTION, **window} for kind in EVICTIONS}
-    return {**quantised, **evicting, "sinks-sparing": {"kind": "sinks", "fraction": SPARING, **window}}
+    return {**quantised, **evicting}
 
 
 def far_bytes(run: Run[Config], name: str) -> float:
     """Bytes of a rival's far part over those of float16."""
     if name.startswith("kivi"):
         return (int(name[-1]) + 32 / run.config.group) / 16
-    return SPARING if name.endswith("sparing") else FRACTION
+    return FRACTION
 
 
 def _window(run: Run[Config]) -> dict[str, int]:
@@ -97,7 +97,7 @@ def nll(scored: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def errors(run: Run[Config], dictionaries: str, domain: str = HOME, model: str | None = None) -> np.ndarray:
-    """Relative errors ``[sparsities, windows, keys and values]`` of dictionaries on a domain."""
+    """Relative errors ``[sparsities, windows, keys and values]``; away from home of the named sparsity alone."""
     c = run.config
     return run.step(
         steps.errors,
@@ -106,5 +106,5 @@ def errors(run: Run[Config], dictionaries: str, domain: str = HOME, model: str |
         count=c.error_windows,
         length=c.error_length,
         dictionaries=dictionaries,
-        sparsities=list(c.sparsities),
+        sparsities=list(c.sparsities) if domain == HOME else [c.sparsity],
     )
