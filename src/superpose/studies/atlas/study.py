@@ -120,6 +120,14 @@ study = Study(
             sentence="Every backbone learns something of linear regression in context, the weakest included.",
             paper_figure="MambaFormer: transformer, Mamba and hybrids all solve linear regression",
             criteria={scale: at_least("weakest", 0.1) for scale in JUDGED},
+            explanations={
+                "laptop:fails": (
+                    "The weakest is the linear transformer: after the preset's 600 updates it is still where it "
+                    "began, at -.03, while the six others stand at .34 to .78. Attention without softmax leaves its "
+                    "plateau later at this learning rate, which all backbones share; the map says who starts to learn "
+                    "within a budget, not who never would."
+                ),
+            },
         ),
         Claim(
             id="A4",
@@ -129,6 +137,13 @@ study = Study(
             ),
             paper_figure="MambaFormer: the hybrid has a tick in every row where each parent has a cross",
             criteria={scale: at_most("most-behind", 0.15) for scale in JUDGED},
+            explanations={
+                "laptop:inconclusive": (
+                    "On seven of the eight tasks MambaFormer's mean is within .05 of the better parent's or ahead of "
+                    "it. The worst is copying, which a transformer completes in 200 updates: there MambaFormer "
+                    "reaches .99, .95 and .84 in the three seeds, and the last lies just beyond the bound."
+                ),
+            },
         ),
         Claim(
             id="A5",
