@@ -54,8 +54,8 @@ class Config(StudyConfig):
     batch: Count = 32
     looped_rate: Rate = 2e-3
     transformer_rate: Rate = 1e-3
-    looped_steps: Count = 2750
-    transformer_steps: Count = 2000
+    looped_steps: Count = 4000
+    transformer_steps: Count = 3000
     sparse_looped_steps: Count = 2500
     sparse_transformer_steps: Count = 1900
     network_looped_steps: Count = 1250

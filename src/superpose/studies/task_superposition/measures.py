@@ -13,7 +13,9 @@ from superpose.studies.task_superposition.config import PAIRS, PANELS, SCALING_T
 from superpose.studies.task_superposition.samples import all_models, grid, halves, largest, main_model, short, smallest
 
 
-def pair_scores(run: Run[Config], model: str, family: str, weights: Sequence[float]) -> list[dict[str, Any]]:
+def pair_scores(
+    run: Run[Config], model: str, family: str, weights: Sequence[float], prompts: int
+) -> list[dict[str, Any]]:
     """Scores of the two tasks of a family over mixture weights of the first."""
     c = run.config
     return run.map(
@@ -26,7 +28,7 @@ def pair_scores(run: Run[Config], model: str, family: str, weights: Sequence[flo
                 "tasks": list(PAIRS[family]),
                 "proportions": [w, round(1 - w, 6)],
                 "demonstrations": c.demonstrations,
-                "prompts": c.prompts,
+                "prompts": prompts,
                 "seed": 0,
             }
             for w in weights
@@ -42,13 +44,15 @@ def best_mixture(p: np.ndarray, choose: np.ndarray) -> int:
 
 def measure_pairs(run: Run[Config]) -> None:
     """TS1: two tasks over a grid of mixtures, on every model; the worst model decides."""
-    choose, report = halves(run.config.prompts)
+    c = run.config
+    weights = grid(c.mixture_step)
     for family, tasks in PAIRS.items():
         weaker: dict[str, Measurement] = {}
         times: dict[str, Measurement] = {}
         for number, model in enumerate(all_models(run)):
-            weights = grid(run.config.other_mixture_step if number else run.config.mixture_step)
-            p = np.exp(np.stack([s["logprob"] for s in pair_scores(run, model, family, weights)]))
+            prompts = c.other_prompts if number else c.prompts
+            choose, report = halves(prompts)
+            p = np.exp(np.stack([s["logprob"] for s in pair_scores(run, model, family, weights, prompts)]))
             for k, task in enumerate(tasks):
                 points = [over_items(task, p[i, :, k]) for i in range(len(weights))]
                 run.curve_of(f"mixture-{family}", f"{task}, {short(model)}", weights, points)
@@ -111,7 +115,7 @@ def measure_collapse(run: Run[Config]) -> None:
     before: dict[str, Measurement] = {}
     after: dict[str, Measurement] = {}
     for family in PAIRS:
-        scores = pair_scores(run, main_model(run), family, weights)
+        scores = pair_scores(run, main_model(run), family, weights, run.config.prompts)
         at = best_mixture(np.exp(np.stack([s["logprob"] for s in scores])), choose)
         chosen = scores[at]
         usable = [int(i) for i in report if chosen["distinct_first"][i]]

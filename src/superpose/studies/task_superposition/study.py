@@ -22,6 +22,7 @@ study = Study(
             "other_models": (),
             "demonstrations": 4,
             "prompts": 4,
+            "other_prompts": 4,
             "mixture_step": 0.5,
             "panel_prompts": 2,
             "panel_demonstrations": 2,
@@ -42,6 +43,7 @@ study = Study(
         "laptop": {},
         "gpu": {
             "prompts": 400,
+            "other_prompts": 400,
             "mixture_step": 0.05,
             "panel_prompts": 100,
             "vector_prompts": 200,
