@@ -119,10 +119,10 @@ study = Study(
             },
             explanations={
                 "laptop:inconclusive": (
-                    "On sparse regression both models are still near the plateau after this budget (errors of .85 and "
-                    ".81, where 1 is no learning and lasso reaches .001), and the seeds' ratios range from .95 to 1.27: "
-                    "two models that have hardly begun cannot be compared. On 2-layer networks the claim's part holds. "
-                    "Longer training (the gpu preset) is needed."
+                    "On sparse regression both models are still near the plateau after this budget (errors of .85 "
+                    "and .81, where 1 is no learning and lasso reaches .001), and the seeds' ratios range from .95 to "
+                    "1.27: two models that have hardly begun cannot be compared. On 2-layer networks the claim's part "
+                    "holds. Longer training (the gpu preset) is needed."
                 ),
             },
         ),
@@ -139,7 +139,7 @@ study = Study(
             },
             explanations={
                 "laptop:inconclusive": (
-                    "The error falls to a tenth from b/4 to b loops in every seed. Beyond b it drifts a little: at four "
+                    "From b/4 to b loops the error falls to 6 to 14 %. Beyond b it drifts a little: at four "
                     "times b it is 1.10, 1.11 and 1.35 times that at b, and the last is beyond the bound. A model half "
                     "as well trained (2750 updates instead of 4000) stayed within 1.09: its error at b was twice as "
                     "large, so the same drift counted for less. Training with more loops than 12 would pin the fixed "
@@ -188,10 +188,10 @@ study = Study(
             },
             explanations={
                 "laptop:inconclusive": (
-                    "For the least-squares solution the claim's part holds in every seed, and every looped model's last "
-                    "pass is its best or next to it. For the moment the third seed's correlation is -.79, just short of "
-                    "the bound: its probe gains little after the first passes. The standard transformer shows what "
-                    "the paper reports: the moment is read off 3 to 16 % worse in the last layer than in the best."
+                    "For the least-squares solution the claim's part holds in every seed, and every looped model's "
+                    "last pass is its best or next to it. For the moment one seed's correlation is -.79, just short "
+                    "of the bound. The standard transformer shows what the paper reports: the moment is read off 3 to "
+                    "16 % worse in the last layer than in the best."
                 ),
             },
         ),
