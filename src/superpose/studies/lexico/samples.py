@@ -55,9 +55,15 @@ def vector_bytes(sparsity: int) -> int:
     return 3 * sparsity + 2
 
 
-def lexico(run: Run[Config], sparsity: int, **window: int) -> dict[str, Any]:
-    """A Lexico cache as a step takes it; the window is that of all compared methods unless another is given."""
-    return {"kind": "lexico", "dictionaries": trained(run), "sparsity": sparsity, **_window(run), **window}
+def lexico(run: Run[Config], sparsity: int, **other: int) -> dict[str, Any]:
+    """A Lexico cache as a step takes it, with the window of all compared methods.
+
+    Args:
+        run: of the study.
+        sparsity: of keys and values.
+        other: another ``buffer``, ``block`` or ``value_sparsity``.
+    """
+    return {"kind": "lexico", "dictionaries": trained(run), "sparsity": sparsity, **_window(run), **other}
 
 
 def rivals(run: Run[Config]) -> dict[str, dict[str, Any]]:

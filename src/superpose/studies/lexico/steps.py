@@ -209,7 +209,7 @@ def _method(method: Mapping[str, Any], loaded: LoadedModel) -> Any:
         return None
     window = {"buffer": method["buffer"], "block": method["block"]}
     if kind == "lexico":
-        settings = LexicoSettings(method["sparsity"], method["sparsity"], **window)
+        settings = LexicoSettings(method["sparsity"], method.get("value_sparsity", method["sparsity"]), **window)
         return LexicoMethod(_dictionaries(method["dictionaries"], loaded), settings)
     if kind == "kivi":
         return KiviSettings(bits=method["bits"], group=method["group"], **window)
