@@ -127,9 +127,9 @@ study = Study(
                 "laptop:fails": (
                     "Perplexity alone would be open (4.5 % more on the training domain, 7.7 % on code, both intervals "
                     "across their bounds). What fails is copying random words: the full cache gets half of them right, "
-                    "the coded one 1 %. Looking up one of 56 unrelated words needs keys more exact than eight atoms of "
-                    "a 1024-atom dictionary make them (error .24); 2-bit quantisation, whose keys are more exact, "
-                    "copied 11 % of 72 words. Perplexity on prose does not show this loss. Whether models of 1B and "
+                    "the coded one 1 %, 2-bit quantisation with the same window 14 %. Looking up one of 56 unrelated "
+                    "words needs keys more exact than eight atoms of a 1024-atom dictionary make them (error .24), "
+                    "and perplexity on prose does not show it. Whether models of 1B and "
                     "more copy through codes is not answered here."
                 ),
             },
