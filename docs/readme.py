@@ -7,7 +7,7 @@ from superpose.report import claims_rows, save_png, update_readme
 from superpose.studies import all_studies
 
 ROOT = Path(__file__).resolve().parents[1]
-FIGURES = {"task-superposition": ("mixtures", "interpolation", "segment")}
+FIGURES = {"task-superposition": ("mixtures", "interpolation", "segment"), "atlas": ("map",)}
 
 
 def main() -> None:
