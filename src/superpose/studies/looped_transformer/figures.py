@@ -35,8 +35,12 @@ FIGURES = (
         panels={"examples-sparse-linear": "sparse regression", "examples-relu-2nn": "2-layer networks"},
         x_label="examples before the query",
         y_label=SCALE,
+        y_range=(0, 2),
         claims=("L3",),
-        caption="Both models after equal training time.",
+        caption=(
+            "Both models after equal training time. With as many examples as unknowns least squares fits noise that it "
+            "cannot explain, far above this frame."
+        ),
     ),
     Figure(
         id="training",
