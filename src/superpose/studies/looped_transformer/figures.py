@@ -38,8 +38,8 @@ FIGURES = (
         y_range=(0, 2),
         claims=("L3",),
         caption=(
-            "Both models after equal training time. With as many examples as unknowns least squares fits noise that it "
-            "cannot explain, far above this frame."
+            "Both models after equal training time. A linear fit through as many examples of a network as there are "
+            "unknowns lies far above this frame."
         ),
     ),
     Figure(
