@@ -2,22 +2,18 @@
 
 The same model, prompts and loss (on the last T of b iterates) in both; only how far gradients go back differs. The
 iterates are compared before anything is timed. If forward costs one and backward two, time should be
-(b + 2T) / 3b of the whole, and memory T / b; a ratio may exceed that by the slack. Peak memory is the largest resident
-set of a fresh process above that before the step (CPU; Linux or macOS), or what CUDA's allocator counted.
+(b + 2T) / 3b of the whole, and memory T / b; a ratio may exceed that by the slack. Memory is what autograd keeps for
+the backward pass: it is counted, not sampled, and the same on every device.
 
     python benchmarks/bench_looped.py [--device cpu] [--threads 1] [--repeats 3] [--json FILE]
 """
 
 import argparse
 import json
-import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import torch
 
 from superpose.models import ContinuousLearner, backbone_spec
@@ -57,26 +53,20 @@ def seconds(run: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def peak_bytes(device: str, threads: int, window: int, whole: bool) -> int:
-    torch.set_num_threads(threads)
-    _, step = prepared(device)
-    if device != "cpu":
-        step(window, whole)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step(window, whole)
-        return torch.cuda.max_memory_allocated() - before
-    step(1, False)  # loads kernels and makes the gradients' buffers
-    before = psutil.Process().memory_info().rss
-    step(window, whole)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
+def kept_bytes(learner: ContinuousLearner, step: Callable[[int, bool], torch.Tensor], window: int, whole: bool) -> int:
+    """What autograd keeps for the backward pass, every storage once, without the parameters."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in learner.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
 
+    def pack(saved: torch.Tensor) -> torch.Tensor:
+        storage = saved.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage  # held, so that no address is used twice
+        return saved
 
-def alone(device: str, threads: int, window: int, whole: bool) -> int:
-    # A process's peak never falls, so every step gets one of its own.
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(peak_bytes, (device, threads, window, whole))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        step(window, whole)
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def main() -> None:
@@ -87,7 +77,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    _, step = prepared(options.device)
+    learner, step = prepared(options.device)
     print(
         f"b = {LOOPS} loops, width {WIDTH}, {BATCH} prompts of {LINEAR.length} positions, {options.threads} thread(s); "
         f"fastest of {options.repeats}"
@@ -102,7 +92,7 @@ def main() -> None:
             for whole in times:
                 spent = seconds(lambda window=window, whole=whole: step(window, whole), options.device)
                 times[whole] = min(times[whole], spent)
-        memory = {whole: alone(options.device, options.threads, window, whole) for whole in times}
+        memory = {whole: kept_bytes(learner, step, window, whole) for whole in times}
         row = {
             "window": window,
             "milliseconds": [1e3 * times[True], 1e3 * times[False]],
