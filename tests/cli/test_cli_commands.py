@@ -283,10 +283,16 @@ def test_a_missing_extra_names_the_pip_command(superpose, tmp_path):
     assert "pip install 'superpose[report]'" in done.stderr
 
 
-def test_cache_size_and_clear(superpose):
+def test_cache_size_and_clear(superpose, tmp_path):
     superpose(*SMOKE)
-    assert not superpose("cache", "size").stdout.startswith("0 steps")
+    kept = tmp_path / "cache" / "dictionaries" / "llama-16-abc"
+    kept.mkdir(parents=True)
+    (kept / "dictionaries.safetensors").write_bytes(b"x" * 2**20)
+    size = superpose("cache", "size").stdout
+    assert not size.startswith("0 steps")
+    assert "1 dictionaries, 1.0 MiB" in size
     assert superpose("cache", "clear").stdout.startswith("removed")
+    assert not kept.exists()
     assert superpose("cache", "size").stdout.startswith("0 steps")
 
 
