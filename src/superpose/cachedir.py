@@ -15,3 +15,8 @@ def cache_dir() -> Path:
     if override:
         return Path(override).expanduser().absolute()
     return Path(platformdirs.user_cache_dir("superpose"))
+
+
+def dictionaries_dir() -> Path:
+    """Return where trained key-value dictionaries are kept, one folder each; it may not exist yet."""
+    return cache_dir() / "dictionaries"

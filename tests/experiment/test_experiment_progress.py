@@ -1,7 +1,7 @@
 import pytest
 
 from superpose.experiment.progress import Progress
-from superpose.experiment.steps import progress, track
+from superpose.experiment.steps import progress, track, tracked
 
 
 @pytest.fixture
@@ -60,3 +60,23 @@ def test_loops_inside_steps_are_shown_where_somebody_watches(plain, capsys):
     err = capsys.readouterr().err
     assert "walking: 3/3" in err
     assert not shown._bars.tasks  # a loop that is left takes its bar with it
+
+
+def test_work_that_calls_back_moves_a_bar_to_its_end():
+    seen = []
+
+    class Reporter:
+        def track(self, items, description, total=None):
+            for item in items:
+                seen.append((description, item))
+                yield item
+
+    token = progress.set(Reporter())
+    try:
+        with tracked(4, "updates") as move:
+            move(1, 4)
+            move(2, 4)
+            assert len(seen) == 2
+    finally:
+        progress.reset(token)
+    assert seen == [("updates", item) for item in range(4)]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from superpose.errors import InputError
-from superpose.experiment import Options, StepCache, Store, plan, run_study
+from superpose.experiment import plan, run_study
 from superpose.models import load
 from superpose.studies import get_study
 from superpose.studies.dual_operating_modes import label_steps, steps
@@ -13,20 +13,6 @@ from superpose.studies.dual_operating_modes.label_measures import bins_of
 from superpose.studies.dual_operating_modes.prompts import nested_statistics, posterior_path
 from superpose.studies.dual_operating_modes.sentiments import NEGATIVE, POSITIVE, reviews
 from superpose.theory import early_ascent_prior
-from tiny import tiny_model, tiny_tokenizer
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny-llama")
-    tiny_model("llama", max_position_embeddings=2048).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def options(tmp_path):
-    return Options(Store(tmp_path / "store"), cache=StepCache(tmp_path / "cache"))
 
 
 def test_smoke_measures_every_claim_and_draws_every_figure(options):

@@ -128,14 +128,14 @@ class Killed(BaseException):
 def test_a_killed_training_keeps_its_evaluations_and_ends_the_same(tmp_path, monkeypatch):
     arguments = arms.training(SMOKE, arms.LOOPED, arms.LINEAR, 0)
     whole = call(steps.trained, arguments, tmp_path / "whole").execute()
-    keep = steps.Kept.add
+    keep = steps.KeptEvaluations.add
 
     def fatal(self, rows):
         if "errors/6" in rows:
             raise Killed
         keep(self, rows)
 
-    monkeypatch.setattr(steps.Kept, "add", fatal)
+    monkeypatch.setattr(steps.KeptEvaluations, "add", fatal)
     again = call(steps.trained, arguments, tmp_path / "killed")
     with pytest.raises(Killed):
         again.execute()
@@ -145,7 +145,7 @@ def test_a_killed_training_keeps_its_evaluations_and_ends_the_same(tmp_path, mon
         seen.extend(rows)
         keep(self, rows)
 
-    monkeypatch.setattr(steps.Kept, "add", counted)
+    monkeypatch.setattr(steps.KeptEvaluations, "add", counted)
     resumed = again.execute()
     assert seen == ["errors/6", "loops/6"]  # nothing before the kill was done again
     assert resumed["steps"] == whole["steps"] == [2, 4, 6]

@@ -3,14 +3,9 @@
 import numpy as np
 import pytest
 
-from superpose.experiment import Options, StepCache, Store, plan, run_study
+from superpose.experiment import plan, run_study
 from superpose.studies import get_study
 from superpose.studies.multi_bin_batching.prompts import TEMPLATES, template_prompts
-
-
-@pytest.fixture
-def options(tmp_path):
-    return Options(Store(tmp_path / "store"), cache=StepCache(tmp_path / "cache"))
 
 
 def test_smoke_measures_every_claim_and_draws_every_figure(options):

@@ -2,22 +2,8 @@
 
 import pytest
 
-from superpose.experiment import Options, StepCache, Store, plan, run_study
+from superpose.experiment import plan, run_study
 from superpose.studies import get_study
-from tiny import tiny_model, tiny_tokenizer
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny-llama")
-    tiny_model("llama", max_position_embeddings=2048).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def options(tmp_path):
-    return Options(Store(tmp_path / "store"), cache=StepCache(tmp_path / "cache"))
 
 
 def claims(stored):

@@ -34,6 +34,6 @@ def clear() -> None:
 
 
 def _dictionaries() -> list[Path]:
-    from superpose.cachedir import cache_dir
+    from superpose.cachedir import dictionaries_dir
 
-    return sorted(path for path in (cache_dir() / "dictionaries").glob("*") if path.is_dir())
+    return sorted(path for path in dictionaries_dir().glob("*") if path.is_dir())

@@ -34,6 +34,7 @@ from .run import StepFailed as StepFailed
 from .steps import current as current
 from .steps import step as step
 from .steps import track as track
+from .steps import tracked as tracked
 from .store import Store as Store
 from .store import StoredRun as StoredRun
 from .store import newest as newest

@@ -229,3 +229,24 @@ def track(items: Iterable[R], description: str, total: int | None = None) -> Ite
         yield from items
         return
     yield from reporter.track(items, description, total)
+
+
+@contextlib.contextmanager
+def tracked(total: int, description: str) -> Iterator[Callable[[int, int], None]]:
+    """:func:`track` for work that reports by calling back, as a training does: yields ``progress(done, total)``.
+
+    Args:
+        total: calls until the bar is full.
+        description: what the bar calls it.
+    """
+    bar = track(range(total), description)
+
+    def move(done: int, total: int) -> None:
+        next(bar, None)
+
+    try:
+        yield move
+    finally:
+        # A bar that is left half-way (a resumed training makes fewer calls) would stay on the screen.
+        for _ in bar:
+            pass

@@ -5,6 +5,7 @@ from .evaluation import evaluate_loops as evaluate_loops
 from .history import History as History
 from .history import TrainingDiverged as TrainingDiverged
 from .incontext import train_in_context as train_in_context
+from .kept import KeptEvaluations as KeptEvaluations
 from .many import StackedModels as StackedModels
 from .many import train_many as train_many
 from .objectives import cross_entropy as cross_entropy
@@ -15,3 +16,4 @@ from .optimise import optimise as optimise
 from .optimisers import Optimiser as Optimiser
 from .randomness import seeded as seeded
 from .schedules import Schedule as Schedule
+from .timing import seconds_per_update as seconds_per_update

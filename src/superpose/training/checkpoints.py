@@ -26,17 +26,22 @@ def save(folder: Path, identity: dict[str, Any], state: dict[str, Any], tensors:
         tensors: parameters, optimiser state, random-number state and the history so far.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    final, temporary = folder / FILE, folder / f".{FILE}.{os.getpid()}"
     header = {"format": str(FORMAT), "identity": json.dumps(identity), "state": json.dumps(state)}
+    write_tensors(folder / FILE, tensors, header)
+    return folder / FILE
+
+
+def write_tensors(final: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that is either the old one or the new one, on disk when this returns."""
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
     whole = {name: _whole(tensor) for name, tensor in tensors.items()}
     try:
-        save_file(whole, temporary, metadata=header)
+        save_file(whole, temporary, metadata=metadata)
         _flush(temporary)
         temporary.replace(final)
     finally:
         temporary.unlink(missing_ok=True)
-    _flush(folder)
-    return final
+    _flush(final.parent)
 
 
 def load(folder: Path, identity: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:

@@ -1,11 +1,6 @@
 """One cell of the atlas: a backbone trained on a task, and what an update of it costs."""
 
-import json
 import math
-import time
-from itertools import pairwise
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -14,11 +9,20 @@ from superpose.experiment import current, step
 from superpose.models import BackboneSpec, ContinuousLearner, TokenLearner
 from superpose.tasks import Task
 from superpose.tasks import task as named_task
-from superpose.training import Optimiser, Schedule, TrainingDiverged, evaluate, seeded, train_in_context
+from superpose.training import (
+    KeptEvaluations,
+    Optimiser,
+    Schedule,
+    TrainingDiverged,
+    evaluate,
+    seeded,
+    train_in_context,
+)
+from superpose.training import seconds_per_update as timed
 
 EVALUATION_SEED = 1_000_000  # apart from the seeds of trainings; one for all, so that cells share their episodes
 EVALUATED_AT_ONCE = 256
-CURVE = "curve.json"
+CURVE = "curve.safetensors"
 
 
 def learner_for(spec: BackboneSpec, task: Any, seed: int) -> ContinuousLearner | TokenLearner:
@@ -64,15 +68,13 @@ def trained(
     drawn = named_task(task, **sizes)
     backbone = BackboneSpec.from_dict(spec)
     learner = learner_for(backbone, drawn, seed).to(current().device)
-    kept = current().folder / CURVE
-    errors = _read(kept)
+    kept = KeptEvaluations(current().folder / CURVE)
 
     def evaluated(done: int) -> None:
         if done in points:
-            errors[done] = _error(learner, drawn, prompts)
-            _write(kept, errors)
+            kept.add({str(done): torch.tensor(_error(learner, drawn, prompts), dtype=torch.float64)})
 
-    if 0 not in errors:
+    if "0" not in kept.rows:
         evaluated(0)
     diverged = ""
     try:
@@ -91,6 +93,7 @@ def trained(
     except TrainingDiverged as error:
         # One lost cell is a result; the others of the map are not lost with it.
         diverged = f"{error.what} after {error.step} updates"
+    errors = {int(point): float(error) for point, error in kept.rows.items()}
     return {
         "error": [errors.get(point, math.nan) if diverged else errors[point] for point in points],
         "parameters": sum(p.numel() for p in learner.parameters()),
@@ -123,28 +126,7 @@ def seconds_per_update(
     drawn = named_task(task, **sizes)
     backbone = BackboneSpec.from_dict(spec)
     learner = learner_for(backbone, drawn, 0).to(current().device)
-    on_cpu = current().device == "cpu"
-    ends: list[float] = []
-
-    def ended(_: int) -> None:
-        # The history does not wait for an accelerator's queue: there an update has ended when the queue is empty.
-        if not on_cpu:
-            torch.accelerator.synchronize()
-            ends.append(time.perf_counter())
-
-    history = train_in_context(
-        learner,
-        drawn,
-        seed=0,
-        steps=updates + 3,
-        batch=batch,
-        lr=lr,
-        window=window_of(backbone),
-        on_step=ended,
-    )
-    if on_cpu:
-        ends = history.seconds.tolist()
-    return median(later - earlier for earlier, later in pairwise(ends[2:]))
+    return timed(learner, drawn, updates=updates, batch=batch, lr=lr, window=window_of(backbone))
 
 
 def _error(learner: Any, task: Any, prompts: int) -> float:
@@ -160,16 +142,3 @@ def _error(learner: Any, task: Any, prompts: int) -> float:
 def _parts(prompts: int) -> list[int]:
     whole, rest = divmod(prompts, EVALUATED_AT_ONCE)
     return [EVALUATED_AT_ONCE] * whole + ([rest] if rest else [])
-
-
-def _read(path: Path) -> dict[int, float]:
-    # A training that goes on from its checkpoint does not come by the earlier points again.
-    if not path.exists():
-        return {}
-    return {int(point): error for point, error in json.loads(path.read_text(encoding="utf-8")).items()}
-
-
-def _write(path: Path, errors: dict[int, float]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(errors), encoding="utf-8")
-    partial.replace(path)

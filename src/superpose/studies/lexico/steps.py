@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from superpose.cachedir import cache_dir
+from superpose.cachedir import dictionaries_dir
 from superpose.errors import choose
-from superpose.experiment import current, step, track
+from superpose.experiment import current, step, track, tracked
 from superpose.inference.decode_quality import LexicoMethod, decode_quality
 from superpose.inference.dictionaries import Dictionaries, collect_kv
 from superpose.inference.dictionary_training import DictionaryTrainer
@@ -53,27 +53,10 @@ def dictionary(
     loaded = load(model, dtype, current().device)
     trainer = DictionaryTrainer(loaded.model, atoms, sparsity, vectors=vectors, batch=batch, lr=lr)
     batches = windows(loaded.tokenizer, domain, count, length).split(1)
-    with _Bar(steps, f"{atoms} atoms") as move:
+    with tracked(steps, f"{atoms} atoms") as move:
         made = trainer.fit(batches, steps, checkpoint=current().folder / "training", progress=move)
     losses = [] if trainer.history is None else np.asarray(trainer.history.losses).tolist()
     return {"keys": made.keys, "values": made.values, "fingerprint": made.fingerprint, "losses": losses}
-
-
-class _Bar:
-    """A progress bar of `track` that a callback moves."""
-
-    def __init__(self, total: int, text: str):
-        self.items = track(range(total), text)
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        next(self.items, None)
-
-    def __exit__(self, *_: object) -> None:
-        for _item in self.items:
-            pass
 
 
 def keep(made: Mapping[str, Any]) -> str:
@@ -87,7 +70,7 @@ def keep(made: Mapping[str, Any]) -> str:
 
 def folder_of(name: str) -> Path:
     """Where `keep` puts dictionaries."""
-    return cache_dir() / "dictionaries" / name
+    return dictionaries_dir() / name
 
 
 def _dictionaries(name: str, loaded: LoadedModel) -> Dictionaries:

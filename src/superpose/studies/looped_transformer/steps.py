@@ -1,19 +1,26 @@
 """Training looped and standard transformers, and timing their updates."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from superpose.experiment import current, step, track
+from superpose.experiment import current, step, tracked
 from superpose.models import ContinuousLearner, backbone_spec, build_backbone, count_parameters
 from superpose.studies.looped_transformer.probes import probe_errors
 from superpose.tasks import Batch
 from superpose.tasks import task as make_task
 from superpose.theory import lasso_path, least_squares_path, nearest_neighbours_path
-from superpose.training import Curriculum, Optimiser, Ramp, evaluate, evaluate_loops, seeded, train_in_context
+from superpose.training import (
+    Curriculum,
+    KeptEvaluations,
+    Optimiser,
+    Ramp,
+    evaluate,
+    evaluate_loops,
+    seeded,
+    train_in_context,
+)
 
 EVALUATED_AT_ONCE = 128
 LASSO_PROMPTS = 64  # it is fitted anew on every prefix of every prompt
@@ -71,8 +78,7 @@ def trained(
     drawn: Any = make_task(**task)
     learner = build(model, drawn, seed).to(current().device)
     looped = model["architecture"] == "looped"
-    kept = Kept(current().folder / "evaluations.safetensors")
-    bar = track(range(train_steps), f"{model['architecture']} on {task['name']}")
+    kept = KeptEvaluations(current().folder / "evaluations.safetensors")
 
     def look(done: int) -> None:
         new = {}
@@ -84,20 +90,21 @@ def trained(
         if new:
             kept.add(new)
 
-    train_in_context(
-        learner,
-        drawn,
-        seed=seed,
-        steps=train_steps,
-        batch=recipe["batch"],
-        optimiser=Optimiser("adam", lr=recipe["rate"]),
-        curriculum=curriculum(model, drawn, recipe),
-        window=recipe["window"] if looped else None,
-        checkpoint=current().folder / "training",
-        checkpoint_every=evaluate_every,
-        on_step=look,
-        progress=lambda done, total: next(bar, None),
-    )
+    with tracked(train_steps, f"{model['architecture']} on {task['name']}") as move:
+        train_in_context(
+            learner,
+            drawn,
+            seed=seed,
+            steps=train_steps,
+            batch=recipe["batch"],
+            optimiser=Optimiser("adam", lr=recipe["rate"]),
+            curriculum=curriculum(model, drawn, recipe),
+            window=recipe["window"] if looped else None,
+            checkpoint=current().folder / "training",
+            checkpoint_every=evaluate_every,
+            on_step=look,
+            progress=move,
+        )
     found: dict[str, Any] = {}
     if far:
         found["loops"] = kept.rows[f"loops/{train_steps}"].numpy()
@@ -112,21 +119,6 @@ def trained(
         "parameters": count_parameters(learner, positions=False),
         **found,
     }
-
-
-class Kept:
-    """Evaluations on the way, on disk beside the checkpoint: a killed training finds those it had made."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        self.rows: dict[str, torch.Tensor] = load_file(path) if path.exists() else {}
-
-    def add(self, rows: Mapping[str, torch.Tensor]) -> None:
-        """Keep some more."""
-        self.rows |= {name: row.contiguous() for name, row in rows.items()}
-        fresh = self._path.with_suffix(".part")
-        save_file(self.rows, fresh)
-        fresh.replace(self._path)
 
 
 @step(version="1", label="baselines")

@@ -1,7 +1,5 @@
 """Models of every architecture trained on the in-context tasks, how long an update takes, and the exact checks."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +12,13 @@ from superpose.studies.mambaformer.config import LAST_LABELS
 from superpose.tasks import Batch, ContinuousTask, ManyOutliers, SparseParity, VectorMQAR, clean_least_squares
 from superpose.tasks import task as make_task
 from superpose.theory import parity_bayes_accuracy
-from superpose.training import Curriculum, Ramp, evaluate, seeded, train_in_context
+from superpose.training import Curriculum, KeptEvaluations, Ramp, evaluate, seconds_per_update, seeded, train_in_context
 
 CLIP = {"vector-mqar": 100.0}  # the paper's; 10 on every other task
 AT_ONCE = 128  # prompts per evaluation batch: long prompts through an SSM need much memory
 FINAL = 100_000  # sets the seeds of the final prompts apart from those of the looks
 RAMP_STAGES = 10  # of a curriculum, in the first third of the training
 LAST_READS = {"sparse-parity": LAST_LABELS, "linear": 1}  # outlier tasks: the last quarter; retrieval: all queries
-WARMUP_UPDATES = 3  # before updates are timed
 
 
 @step(version="1", label="models trained on in-context tasks")
@@ -67,8 +64,8 @@ def trained(
     learner = build(architecture, depth, width, heads, state, chosen, seed).to(current().device)
     plan = _curriculum(chosen, train_steps) if curriculum else None
     folder = current().folder
-    journal = folder / "looks.json"
-    errors: list[float] = json.loads(journal.read_text(encoding="utf-8")) if journal.exists() else []
+    kept = KeptEvaluations(folder / "looks.safetensors")
+    errors = [float(kept.rows[str(index)]) for index in range(len(kept.rows))]
     targets = [*range(every, train_steps, every), train_steps]
 
     def train(until: int) -> None:
@@ -94,8 +91,9 @@ def trained(
         train(until)
         batches = -(-look_prompts // AT_ONCE)
         found = evaluate(learner, chosen, batches=batches, batch=min(AT_ONCE, look_prompts), seed=seed)
-        errors.append(_mean(last(chosen, found)))
-        _write(journal, errors)
+        error = last(chosen, found).double().nanmean()
+        kept.add({str(len(errors)): error})
+        errors.append(float(error))
     looks = targets[: len(errors)]
     return {
         "looks": np.array(looks),
@@ -131,12 +129,6 @@ def last(task: ContinuousTask, errors: Tensor) -> Tensor:
 def _mean(errors: Tensor) -> float:
     # Outliers are not scored: NaN.
     return float(errors.double().nanmean())
-
-
-def _write(journal: Path, errors: list[float]) -> None:
-    fresh = journal.with_suffix(".new")
-    fresh.write_text(json.dumps(errors), encoding="utf-8")
-    fresh.replace(journal)
 
 
 def _curriculum(task: ContinuousTask, train_steps: int) -> Curriculum:
@@ -203,5 +195,4 @@ def seconds_per_step(
     """The median time of a training update: CPU seconds on a CPU, wall seconds on an accelerator."""
     chosen = make_task(task, **task_options)
     learner = build(architecture, depth, width, heads, state, chosen, seed=0).to(current().device)
-    history = train_in_context(learner, chosen, seed=0, steps=WARMUP_UPDATES + timing_steps, batch=batch, lr=1e-4)
-    return float(np.median(np.diff(history.seconds)[WARMUP_UPDATES - 1 :]))
+    return seconds_per_update(learner, chosen, updates=timing_steps, batch=batch, lr=1e-4)
