@@ -4,7 +4,8 @@ The task and the decoder are those of the study ``task-superposition`` (one lett
 layers). The peer is ``LlamaForCausalLM`` of the same width, depth, heads and perceptron size, trained as its
 documentation shows (ids and labels in, torch's AdamW as it comes, clipping, the loss read). Its block is not ours
 (rotary positions, three perceptron matrices), so losses are printed and not equal; episodes are equal. A ratio above 1
-means that ours is faster.
+means that ours is faster. Ours is timed as it comes and with the trainer's ``compile=True`` (the seconds that compiling
+takes are printed beside it).
 
     python benchmarks/bench_tokens.py [--threads 1] [--steps 12] [--repeats 7] [--json FILE]
 """
@@ -13,8 +14,12 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.utils import logging
@@ -22,12 +27,13 @@ from transformers.utils import logging
 from superpose.models import BackboneSpec, TokenLearner, count_parameters
 from superpose.tasks import task
 from superpose.training import Optimiser, optimise, seeded
-from training_peers import llama_peer
+from training_peers import SIDES, Run, llama_peer
 
 WIDTHS, LAYERS, HEADS, BATCH, LR, BETAS, CLIP = (16, 32, 64), 3, 4, 32, 2e-3, (0.9, 0.98), 1.0
 
 
-def measure(width: int, options: argparse.Namespace) -> dict[str, float]:
+def measure(width: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Tokens per CPU second of each side, and the ratios within each repeat."""
     lines = task("retrieve-letters", hint=0.5)
     spec = BackboneSpec(
         name="decoder",
@@ -38,11 +44,14 @@ def measure(width: int, options: argparse.Namespace) -> dict[str, float]:
         init="torch",
     )
     learner = TokenLearner(spec, lines.vocab, line_length=lines.line_length, lead=lines.lead, seed=0)
+    twin = TokenLearner(spec, lines.vocab, line_length=lines.line_length, lead=lines.lead, seed=0)
     llama = llama_peer(lines.vocab, width, HEADS, LAYERS, lines.length)
     optimizer = torch.optim.AdamW(llama.parameters(), lr=LR, betas=BETAS, weight_decay=0.0)
     llama.train()
+    torch._dynamo.reset()
 
-    def ours(seed: int, steps: int) -> float:
+    def ours(learner: TokenLearner, compile: bool, seed: int, steps: int) -> Run:
+        ends = [time.process_time()]
         history = optimise(
             lambda drawn: lines.loss(learner(drawn.inputs, reads=drawn.reads), drawn),
             learner.parameters(),
@@ -51,11 +60,13 @@ def measure(width: int, options: argparse.Namespace) -> dict[str, float]:
             optimiser=Optimiser("adamw", lr=LR, betas=BETAS),
             clip=CLIP,
             seed=seed,
+            compile=compile,
+            on_step=lambda _: ends.append(time.process_time()),
         )
-        return float(history.losses[-1])
+        return Run(history.losses, np.asarray(ends[1:]) - ends[0])
 
-    def theirs(seed: int, steps: int) -> float:
-        loss = torch.zeros(())
+    def theirs(seed: int, steps: int) -> Run:
+        start, losses, ends = time.process_time(), [], []
         for index in range(steps):
             drawn = lines.sample(BATCH, seeded(seed, "train", index))
             optimizer.zero_grad()
@@ -63,35 +74,33 @@ def measure(width: int, options: argparse.Namespace) -> dict[str, float]:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(llama.parameters(), CLIP)
             optimizer.step()
-            loss.item()
-        return loss.item()
+            losses.append(loss.item())
+            ends.append(time.process_time() - start)
+        return Run(np.asarray(losses), np.asarray(ends))
 
-    for warm_up in (ours, theirs):
-        warm_up(0, 2)
-    fast, slow, ratios = [], [], []
-    last = (0.0, 0.0)
+    sides: dict[str, Callable[[int, int], Run]] = {
+        "peer": theirs,
+        "superpose": partial(ours, learner, False),
+        "compiled": partial(ours, twin, True),
+    }
+    warm = {side: run(0, 3) for side, run in sides.items()}
+    runs: dict[str, list[Run]] = {side: [] for side in sides}
     for seed in range(1, options.repeats + 1):
-        seconds = {}
-        # Who goes first alternates, so that neither always has the warmer cache.
-        for run in (ours, theirs) if seed % 2 else (theirs, ours):
-            start = time.process_time()
-            end = run(seed, options.steps)
-            seconds[run] = time.process_time() - start
-            last = (end, last[1]) if run is ours else (last[0], end)
-        fast.append(seconds[ours])
-        slow.append(seconds[theirs])
-        ratios.append(seconds[theirs] / seconds[ours])
-    tokens = BATCH * lines.length * options.steps
+        # Who goes first changes, so that no side always has the warmer cache.
+        for side in SIDES[seed % 3 :] + SIDES[: seed % 3]:
+            runs[side].append(sides[side](seed, options.steps))
+    tokens = BATCH * lines.length
     return {
         "width": width,
         "tokens_per_sequence": lines.length,
-        "parameters": count_parameters(learner),
-        "llama_parameters": count_parameters(llama),
-        "tokens_per_second": tokens / statistics.median(fast),
-        "llama_tokens_per_second": tokens / statistics.median(slow),
-        "ratio": statistics.median(ratios),
-        "loss": last[0],
-        "llama_loss": last[1],
+        "parameters": {"superpose": count_parameters(learner), "peer": count_parameters(llama)},
+        "tokens_per_second": {side: tokens / statistics.median(r.per_step() for r in runs[side]) for side in SIDES},
+        "ratios": {
+            side: statistics.median(a.per_step() / b.per_step() for a, b in zip(runs["peer"], runs[side], strict=True))
+            for side in SIDES[1:]
+        },
+        "losses": {side: float(runs[side][-1].losses[-1]) for side in SIDES},
+        "compile_seconds": float(warm["compiled"].ends[0]),
     }
 
 
@@ -120,10 +129,12 @@ def main() -> None:
     for width in WIDTHS:
         row = measure(width, options)
         rows.append(row)
+        rate, ratio, loss = row["tokens_per_second"], row["ratios"], row["losses"]
         print(
-            f"width {width:3}  Llama {row['llama_tokens_per_second']:8.0f} ({row['llama_parameters']:6.0f} parameters)"
-            f"  superpose {row['tokens_per_second']:8.0f} ({row['parameters']:6.0f})  ratio {row['ratio']:5.2f}"
-            f"  (losses at the end {row['llama_loss']:.3f} / {row['loss']:.3f})",
+            f"width {width:3}  Llama {rate['peer']:7.0f} ({row['parameters']['peer']} parameters)"
+            f"  superpose {rate['superpose']:7.0f} ({row['parameters']['superpose']}; {ratio['superpose']:.2f}x)"
+            f"  compiled {rate['compiled']:7.0f} ({ratio['compiled']:.2f}x, after {row['compile_seconds']:.0f} s of"
+            f" compiling)  losses at the end {loss['peer']:.3f} / {loss['superpose']:.3f} / {loss['compiled']:.3f}",
             flush=True,
         )
     if options.json is not None:

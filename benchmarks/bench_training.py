@@ -2,8 +2,10 @@
 
 The peers are written as the papers' own loops are (``training_peers.py``); both sides draw their episodes, clip,
 update and read the loss inside what is timed. Losses are compared step by step before a ratio is printed. A ratio
-above 1 means that ours is faster. With a clone of krafton-ai/mambaformer-icl or Leiay/looped_transformer, the peers are
-that repository's own model classes (Mamba's CUDA kernels replaced by ``transformers``' MambaMixer).
+above 1 means that ours is faster. Ours is timed as it comes and with the trainer's ``compile=True`` (the seconds that
+compiling takes are printed beside it; the papers' loops do not compile). With a clone of krafton-ai/mambaformer-icl or
+Leiay/looped_transformer, the peers are that repository's own model classes (Mamba's CUDA kernels replaced by
+``transformers``' MambaMixer).
 
     python benchmarks/bench_training.py [--threads 1] [--steps 25] [--repeats 5] [--official CLONE] [--json FILE]
 """
@@ -14,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from official_models import HYBRID_HEADS, official_peer
 from superpose.models import ContinuousLearner, backbone_spec
 from superpose.tasks import task
 from superpose.training import Curriculum, Ramp, seeded, train_in_context
-from training_peers import gpt2_peer, plain_loop, stack_peer
+from training_peers import SIDES, Run, gpt2_peer, plain_loop, stack_peer
 
 WIDTH, HEADS, BATCH, LR, CLIP = 32, 4, 64, 1e-3, 10.0
 LOOPS, WINDOW = 12, 6
@@ -75,17 +78,8 @@ def plain_loss(objective: str) -> Callable[[nn.Module, Any], Tensor]:
     return loss
 
 
-def timed(run: Callable[[], Any]) -> tuple[float, np.ndarray]:
-    start = time.process_time()
-    losses = run()
-    return time.process_time() - start, np.asarray(losses)
-
-
-def measure(case: Case, options: argparse.Namespace):
-    """Seconds per step of theirs and of ours, one pair per seed, and how far their losses are apart.
-
-    None where the clone has no such model.
-    """
+def measure(case: Case, options: argparse.Namespace) -> dict[str, list[Run]] | None:
+    """One run of each side per seed (the first is the warm-up); None where the clone has no such model."""
     drawn_from = task(case.task, **case.settings)
     heads = HYBRID_HEADS if options.official is not None and case.architecture == "mambaformer" else HEADS
     spec = backbone_spec(case.architecture, width=WIDTH, heads=heads, depth=case.depth, max_positions=drawn_from.length)
@@ -93,36 +87,49 @@ def measure(case: Case, options: argparse.Namespace):
         {"window": WINDOW, "curriculum": Curriculum(loops=Ramp(LOOPS, LOOPS, 0, 1))} if case.looped else {}
     )
     loss = plain_loss(drawn_from.objective)
-    pairs, apart, ends = [], 0.0, []
+    # One learner for all compiled runs: another one would be compiled anew.
+    compiled = ContinuousLearner(spec, drawn_from.in_dim, drawn_from.out_dim, seed=0)
+    torch._dynamo.reset()
+    runs: dict[str, list[Run]] = {side: [] for side in SIDES}
     for seed in range(options.repeats + 1):
         learner = ContinuousLearner(spec, drawn_from.in_dim, drawn_from.out_dim, seed=seed)
+        compiled.load_state_dict(learner.state_dict())
         peer = case.peer(learner)
         if options.official is not None:
             # Its models read the labels of functions only, from an interleaved prompt.
             peer = None if case.task == "vector-mqar" else official_peer(options.official, learner, LOOPS, WINDOW)
             if peer is None:
                 return None
-        steps = options.steps if seed else 2
+        steps = options.steps if seed else 3
 
-        def theirs(peer: nn.Module = peer, seed: int = seed, steps: int = steps) -> list[float]:
+        def theirs(peer: nn.Module = peer, seed: int = seed, steps: int = steps) -> Run:
             return plain_loop(peer, loss, lambda i: drawn_from.sample(BATCH, seeded(seed, "train", i)), steps, LR, CLIP)
 
-        def ours(learner: nn.Module = learner, seed: int = seed, steps: int = steps) -> np.ndarray:
-            return train_in_context(
-                learner, drawn_from, seed=seed, steps=steps, batch=BATCH, lr=LR, clip=CLIP, **looped
-            ).losses
+        def ours(learner: ContinuousLearner, compile: bool, seed: int = seed, steps: int = steps) -> Run:
+            ends = [time.process_time()]
+            history = train_in_context(
+                learner,
+                drawn_from,
+                seed=seed,
+                steps=steps,
+                batch=BATCH,
+                lr=LR,
+                clip=CLIP,
+                compile=compile,
+                on_step=lambda _: ends.append(time.process_time()),
+                **looped,
+            )
+            return Run(history.losses, np.asarray(ends[1:]) - ends[0])
 
-        # Who goes first alternates, so that neither always has the warmer cache.
-        if seed % 2:
-            (slow, a), (fast, b) = timed(theirs), timed(ours)
-        else:
-            (fast, b), (slow, a) = timed(ours), timed(theirs)
-        if seed == 0:  # warm-up
-            continue
-        apart = max(apart, float(np.abs(a[:FIRST] / b[:FIRST] - 1).max()))
-        ends.append((a[-5:].mean(), b[-5:].mean()))
-        pairs.append((slow / steps, fast / steps))
-    return pairs, apart, ends
+        sides: dict[str, Callable[[], Run]] = {
+            "peer": theirs,
+            "superpose": partial(ours, learner, False),
+            "compiled": partial(ours, compiled, True),
+        }
+        # Who goes first changes, so that no side always has the warmer cache.
+        for side in SIDES[seed % 3 :] + SIDES[: seed % 3]:
+            runs[side].append(sides[side]())
+    return runs
 
 
 def main() -> None:
@@ -146,20 +153,26 @@ def main() -> None:
         measured = measure(case, options)
         if measured is None:
             continue
-        pairs, apart, ends = measured
-        if apart > TOLERANCE:
-            raise SystemExit(f"{case.label}: losses differ by {apart:.1e} within {FIRST} steps; allowed: {TOLERANCE:g}")
-        slow, fast = (1e3 * statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(a / b for a, b in pairs)
-        theirs, ours = (statistics.mean(column) for column in zip(*ends, strict=True))
+        first = measured["compiled"][0].ends[0]
+        timed = {side: runs[1:] for side, runs in measured.items()}
+        ms = {side: 1e3 * statistics.median(run.per_step() for run in runs) for side, runs in timed.items()}
+        row: dict[str, Any] = {"case": case.label, "peer": name, "ms": ms, "compile_seconds": first}
+        for side in SIDES[1:]:
+            pairs = list(zip(timed["peer"], timed[side], strict=True))
+            apart = max(float(np.abs(a.losses[:FIRST] / b.losses[:FIRST] - 1).max()) for a, b in pairs)
+            if apart > TOLERANCE:
+                raise SystemExit(
+                    f"{case.label}, {side}: losses differ by {apart:.1e} within {FIRST} steps; allowed: {TOLERANCE:g}"
+                )
+            row[side] = {"ratio": statistics.median(a.per_step() / b.per_step() for a, b in pairs), "apart": apart}
         print(
-            f"{case.label:32} {name} {slow:7.2f}  superpose {fast:7.2f}  ratio {ratio:5.2f}"
-            f"  (losses apart {apart:.0e} in {min(FIRST, options.steps)} steps; at the end {theirs:.5f} / {ours:.5f})",
+            f"{case.label:29} {name} {ms['peer']:6.2f}  superpose {ms['superpose']:6.2f}"
+            f" ({row['superpose']['ratio']:.2f}x, losses apart {row['superpose']['apart']:.0e})"
+            f"  compiled {ms['compiled']:6.2f} ({row['compiled']['ratio']:.2f}x, {row['compiled']['apart']:.0e},"
+            f" after {first:.0f} s of compiling)",
             flush=True,
         )
-        rows.append(
-            {"case": case.label, "peer": name, "peer_ms": slow, "superpose_ms": fast, "ratio": ratio, "apart": apart}
-        )
+        rows.append(row)
     if options.json is not None:
         options.json.write_text(json.dumps({"threads": options.threads, "rows": rows}, indent=2) + "\n")
 

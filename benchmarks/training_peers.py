@@ -5,9 +5,12 @@ They are written as the papers' own code is written (GPT-2 of ``transformers`` f
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +18,20 @@ from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaForCausalLM, M
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from superpose.models import ContinuousLearner
+
+SIDES = ("peer", "superpose", "compiled")
+
+
+@dataclass
+class Run:
+    """One training run: its losses, and the CPU seconds from its start to the end of each step."""
+
+    losses: np.ndarray
+    ends: np.ndarray
+
+    def per_step(self, warm_up: int = 2) -> float:
+        """Mean CPU seconds of a step; the first ones, in which ``compile`` compiles, are left out."""
+        return float(self.ends[-1] - self.ends[warm_up - 1]) / (len(self.ends) - warm_up)
 
 
 class SelfAttention(nn.Module):
@@ -219,11 +236,12 @@ def plain_loop(
     lr: float,
     clip: float,
     betas: tuple[float, float] = (0.9, 0.999),
-) -> list[float]:
+) -> Run:
     """The training step as the papers' loops write it: torch's Adam as it comes, clipping, the loss read."""
+    start = time.process_time()
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=betas)
     model.train()
-    losses = []
+    losses, seconds = [], []
     for index in range(steps):
         batch = batches(index)
         optimizer.zero_grad()
@@ -232,4 +250,5 @@ def plain_loop(
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         losses.append(loss.item())
-    return losses
+        seconds.append(time.process_time() - start)
+    return Run(np.asarray(losses), np.asarray(seconds))

@@ -45,6 +45,7 @@ class Backbone(nn.Module):
             for name in spec.layout
         )
         self.blocks = nn.ModuleList(Block(spec.width, inner, spec.norm) for inner in inners)
+        self._last_mixer = max((i for i, name in enumerate(spec.layout) if name != MLP_NAME), default=0)
         self.positions = nn.Embedding(spec.max_positions, spec.width) if spec.positions == "learned" else None
         self.norm = build_norm(spec.norm, spec.width) if spec.final_norm else nn.Identity()
         for block in self.blocks:
@@ -134,9 +135,8 @@ class Backbone(nn.Module):
         """Run one pass that computes, from the last mixer on, only the positions that are read."""
         ctx = _placed(ctx)
         y = self._place(x, ctx)
-        last = max((i for i, name in enumerate(self.spec.layout) if name != MLP_NAME), default=0)
         for index, block in enumerate(self.blocks):
-            y, _ = block(y, ctx, reads=reads if index == last else None)
+            y, _ = block(y, ctx, reads=reads if index == self._last_mixer else None)
         return self.norm(y)
 
     def _iterate(self, x: Tensor, ctx: Context, loops: int | None, grad_loops: int | None, return_all: bool) -> Tensor:
