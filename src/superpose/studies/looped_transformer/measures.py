@@ -194,6 +194,13 @@ def _compare(
     for name in ARMS:
         points = [over_seeds("error", rows[name][:, i, -1]) for i in range(len(done[name]))]
         run.curve_of(f"training-{task_name}", name, spent[name], points)
+    known = run.map(
+        steps.optimum,
+        [{"task": task(run.config, task_name), "prompts": run.config.prompts, "seed": s} for s in run.seeds],
+    )
+    if known[0] is not None:
+        level, last = over_seeds("error", [one[-1] for one in known]), max(spent[name][-1] for name in ARMS)
+        run.curve_of(f"training-{task_name}", "exact predictor", [0, last], [level, level])
     run.note(f"{claim}, {task_name}: equal time is {seconds:.0f} training seconds, equal updates are {updates}")
     return at_time
 

@@ -137,6 +137,18 @@ def baselines(task: Mapping[str, Any], prompts: int, seed: int) -> dict[str, Any
     return {name: mean.numpy() for name, mean in out.items()}
 
 
+@step(version="1", label="the exact predictor")
+def optimum(task: Mapping[str, Any], prompts: int, seed: int) -> list[float] | None:
+    """The exact predictor's error at every number of examples on the evaluation prompts; None where it is not known."""
+    drawn: Any = make_task(**task)
+    chunks = _chunks(prompts)
+    known = [
+        drawn.optimum(drawn.sample(chunks["batch"], seeded(seed, "evaluate", index)))
+        for index in range(chunks["batches"])
+    ]
+    return None if known[0] is None else torch.cat(known).mean(0).tolist()
+
+
 @step(version="1", exclusive=True, label="seconds per update")
 def seconds_per_update(
     models: Mapping[str, Mapping[str, Any]],

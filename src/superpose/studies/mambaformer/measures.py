@@ -109,6 +109,7 @@ def measure_regression(run: Run[Config]) -> None:
         draw_learning(run, "learn-linear", arm, found)
         draw_reads(run, "reads-linear", arm, found)
     draw_reads(run, "reads-linear", LEAST_SQUARES, transformer, "reference_by_read")
+    draw_line(run, "learn-linear", LEAST_SQUARES, transformer, float(values(transformer, "reference").mean()))
 
 
 def measure_parity(run: Run[Config]) -> None:
@@ -192,6 +193,8 @@ def measure_first_block(run: Run[Config]) -> None:
         draw_learning(run, "learn-first-block", name, found[name], accuracy=True)
     prior = parity_prior_accuracy(run.config.parity_dim, FACTORS)
     draw_line(run, "learn-first-block", PRIOR, found["standard-hybrid"], prior)
+    bayes = float(1 - values(found["mambaformer"], "reference").mean())
+    draw_line(run, "learn-first-block", BAYES, found["standard-hybrid"], bayes)
 
 
 def measure_outliers(run: Run[Config]) -> None:
@@ -210,6 +213,7 @@ def measure_outliers(run: Run[Config]) -> None:
             draw_learning(run, f"learn-{task}", arm, found)
             draw_reads(run, f"reads-{task}", arm, found)
         draw_reads(run, f"reads-{task}", LEAST_SQUARES, transformer, "reference_by_read")
+        draw_line(run, f"learn-{task}", LEAST_SQUARES, transformer, float(values(transformer, "reference").mean()))
 
 
 def measure_exact(run: Run[Config]) -> None:
