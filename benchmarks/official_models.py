@@ -1,8 +1,10 @@
-"""The papers' own model classes, loaded from a clone that the user has, as peers of ``bench_training.py``.
+"""The papers' own code, loaded from a clone that the user has: the peers of two benchmarks.
 
-Their repositories (krafton-ai/mambaformer-icl and Leiay/looped_transformer) train on CUDA only. The model classes run
-on a CPU; what only the GPU or other parts of those repositories need is replaced by empty modules while they load,
-and Mamba's CUDA kernels by ``transformers``' MambaMixer on the same weights.
+Their repositories (krafton-ai/mambaformer-icl and Leiay/looped_transformer) train on CUDA only. The model classes, with
+which ``bench_training.py`` compares, run on a CPU; what only the GPU or other parts of those repositories need is
+replaced by empty modules while they load, and Mamba's CUDA kernels by ``transformers``' MambaMixer. The training
+loops, with which ``bench_official_loops.py`` compares, have their CUDA devices rewritten while they load, and what
+they log to replaced by modules that do nothing.
 """
 
 import importlib
@@ -10,9 +12,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from io import StringIO
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,6 +38,8 @@ EMPTY = (
     "mamba_ssm.utils.generation",
     "mamba_ssm.utils.hf",
 )
+# Logging, parsing of options and evaluation: the loops are compared without them.
+SILENT = ("wandb", "quinine", "torch.utils.tensorboard", "schema", "eval")
 
 
 class _Empty(ModuleType):
@@ -43,23 +49,77 @@ class _Empty(ModuleType):
         return type(name, (), {})
 
 
+class _Nothing:
+    """Takes every call and does nothing."""
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return _Nothing()
+
+
+class _Silent(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Nothing
+
+
+class _OnCpu(SourceFileLoader):
+    """Loads a file with its CUDA devices rewritten, and leaves no byte code of that behind."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        text = Path(path).read_text(encoding="utf-8").replace(".cuda()", ".cpu()").replace('"cuda"', '"cpu"')
+        return self.source_to_code(text.encode(), path)
+
+
+class _OnCpuFinder(MetaPathFinder):
+    def __init__(self, folders: tuple[Path, ...]):
+        self.folders = [str(folder) for folder in folders]
+
+    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, self.folders if path is None else path, target)
+        origin = "" if spec is None else str(spec.origin)
+        if spec is None or not origin.endswith(".py") or not any(origin.startswith(f) for f in self.folders):
+            return None
+        spec.loader = _OnCpu(fullname, origin)
+        return spec
+
+
 @contextmanager
-def _importing(*folders: Path) -> Iterator[None]:
-    """Import from folders first, and forget afterwards what came from there: both repositories have a ``models``."""
+def _importing(*folders: Path, loops: bool = False) -> Iterator[None]:
+    """Import from folders first, and forget afterwards what came from there: both repositories have a ``models``.
+
+    With ``loops``, their CUDA devices are rewritten and what they log to does nothing.
+    """
+    replaced = {name: sys.modules.pop(name) for name in SILENT if loops and name in sys.modules}
     before, path = set(sys.modules), list(sys.path)
     sys.path[:0] = [str(folder) for folder in folders]
     sys.modules.update({name: _Empty(name) for name in EMPTY if name not in sys.modules})
+    finder = _OnCpuFinder(folders)
+    if loops:
+        sys.modules.update({name: _Silent(name) for name in SILENT})
+        sys.meta_path.insert(0, finder)
     try:
         # They print while they build.
         with redirect_stdout(StringIO()), warnings.catch_warnings(action="ignore"):
             yield
     finally:
         sys.path[:] = path
+        if loops:
+            sys.meta_path.remove(finder)
         ours = [str(folder.resolve()) for folder in folders]
         for name in set(sys.modules) - before:
             origin = str(getattr(sys.modules[name], "__file__", None) or "")
-            if name in EMPTY or name.startswith("mamba_ssm") or any(origin.startswith(folder) for folder in ours):
+            stands_in = name in EMPTY or (loops and name in SILENT)
+            if stands_in or name.startswith("mamba_ssm") or any(origin.startswith(folder) for folder in ours):
                 del sys.modules[name]
+        sys.modules.update(replaced)
 
 
 class Official(nn.Module):
@@ -130,10 +190,39 @@ def official_peer(clone: Path, learner: ContinuousLearner, loops: int, window: i
     return Official(model, True)
 
 
+def looped_loop(clone: Path) -> ModuleType:
+    """The ``train`` module of a clone of looped_transformer, on the CPU and without logging.
+
+    Raises:
+        InputError: the folder is no clone of it.
+    """
+    scripts = clone.resolve() / "scripts"
+    if not (scripts / "train.py").is_file() or not (scripts / "nano_gpt.py").is_file():
+        raise InputError(f"--looped is {clone}; allowed: a clone of Leiay/looped_transformer")
+    with _importing(scripts, loops=True):
+        return importlib.import_module("train")
+
+
+def mambaformer_loop(clone: Path) -> ModuleType:
+    """The ``train`` module of a clone of mambaformer-icl, on the CPU, without logging, with MambaMixers.
+
+    Raises:
+        InputError: the folder is no clone of it.
+    """
+    source, kernels = clone.resolve() / "src", clone.resolve() / "mamba"
+    if not (source / "train.py").is_file() or not (kernels / "mamba_ssm").is_dir():
+        raise InputError(f"--mambaformer is {clone}; allowed: a clone of krafton-ai/mambaformer-icl")
+    with _importing(source, kernels, loops=True):
+        setattr(importlib.import_module("mamba_ssm.models.mixer_seq_simple"), "Mamba", _mixer)  # noqa: B010
+        return importlib.import_module("train")
+
+
 class _Mixer(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.inner = MambaMixer(MambaConfig(hidden_size=width), 0)
+        # The mark by which that code spares the step-size bias when it zeroes those of linear layers.
+        setattr(self.inner.dt_proj.bias, "_no_reinit", True)  # noqa: B010
 
     def forward(self, x: Tensor, inference_params: None = None) -> Tensor:
         return self.inner(x)

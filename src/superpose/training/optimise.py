@@ -65,7 +65,8 @@ def optimise(
         clip_each_group: clip every parameter group by itself instead.
         accumulate: micro-batches per update; their losses are averaged.
         precision: ``float32``, ``tf32`` (CUDA) or ``bfloat16`` (autocast; parameters stay as they are).
-        compile: compile ``loss_fn`` by torch.compile; a string names its backend.
+        compile: compile ``loss_fn`` by torch.compile; a string names its backend. It takes up to a minute, and again
+            for every size that a curriculum brings (torch gives up after eight, with a warning): for long runs.
         seed: seeds torch's global generator within this call (dropout); it is put back afterwards.
         checkpoint: folder for checkpoints; a run continues from the one it finds there.
         checkpoint_every: steps between two checkpoints; there is one at the end too.

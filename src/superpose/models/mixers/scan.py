@@ -46,7 +46,7 @@ def selective_scan(
         doubling = u.device.type != "cpu"
     # Time first, so that a step is one contiguous piece; channels last, so that it is vectorised over them. The third
     # axis holds independent models: one here, several under vmap.
-    y, last, _ = _Scan.apply(
+    y, last, _ = _scan(
         dt.transpose(0, 1)[:, :, None],
         (dt * u).transpose(0, 1)[:, :, None],
         a.mT[None],
@@ -56,6 +56,12 @@ def selective_scan(
         doubling,
     )
     return y[:, :, 0].transpose(0, 1), last[:, 0].mT
+
+
+# A compiler would unroll the loop over time and lose the buffers: 2-3 times slower than leaving it alone.
+@torch.compiler.disable
+def _scan(*arguments: Any) -> Any:
+    return _Scan.apply(*arguments)
 
 
 class _Scan(torch.autograd.Function):
