@@ -26,7 +26,7 @@ class BackboneSpec:
             ``"none"``.
         max_positions: length of the learned table; a longer prompt is an error (default 512).
         mlp_ratio: hidden units of the MLP per channel (default 4).
-        norm: ``"layer"`` (default) or ``"rms"``.
+        norm: ``"layer"`` (default), ``"rms"``, or ``"none"`` (the theory of linear attention).
         final_norm: whether a norm ends the stack (default True).
         norm_in_loop: whether that norm is part of every pass (default True; without it looped states grow) or only
             applied to what is read.
@@ -64,7 +64,7 @@ class BackboneSpec:
                 raise InputError(f"{name} is {value}; allowed: 1 or more")
         choose("injection", self.injection, (None, "add", "mul"))
         choose("positions", self.positions, ("none", "learned", "rope"))
-        choose("norm", self.norm, ("layer", "rms"))
+        choose("norm", self.norm, ("layer", "rms", "none"))
         choose("read", self.read, ("causal", "prefix"))
         choose("init", self.init, ("gpt2", "torch"))
         if not self.layout:

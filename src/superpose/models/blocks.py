@@ -15,8 +15,10 @@ MLP_NAME = "mlp"
 
 
 def build_norm(kind: str, width: int) -> nn.Module:
-    """Return a LayerNorm (default everywhere, as GPT-2) or RMSNorm, eps 1e-5."""
-    choose("norm", kind, ("layer", "rms"))
+    """Return a LayerNorm (default everywhere, as GPT-2) or RMSNorm, eps 1e-5, or nothing for ``"none"``."""
+    choose("norm", kind, ("layer", "rms", "none"))
+    if kind == "none":
+        return nn.Identity()
     return nn.LayerNorm(width, eps=NORM_EPS) if kind == "layer" else nn.RMSNorm(width, eps=NORM_EPS)
 
 
