@@ -28,6 +28,8 @@ from .mixtures import score_mixture as score_mixture
 from .prompts import MixturePrompt as MixturePrompt
 from .prompts import check_proportions as check_proportions
 from .prompts import mixture_counts as mixture_counts
+from .retrieval import RetrievalReport as RetrievalReport
+from .retrieval import retrieval_report as retrieval_report
 from .scoring import AnswerScores as AnswerScores
 from .scoring import TokenBoundaryWarning as TokenBoundaryWarning
 from .scoring import answer_logprobs as answer_logprobs
