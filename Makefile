@@ -67,6 +67,12 @@ bench: setup-dev  ## ratios against peers, each in one run
 	$(BIN)/python benchmarks/bench_lexico_decode.py
 	$(BIN)/python benchmarks/bench_batching.py
 	$(BIN)/python benchmarks/bench_serving.py
+	$(BIN)/python benchmarks/bench_newton.py
+	$(BIN)/python benchmarks/bench_linear_icl.py
+	$(BIN)/python benchmarks/bench_graph_svm.py
+	$(BIN)/python benchmarks/bench_ccmc.py
+	$(BIN)/python benchmarks/bench_ridgeless.py
+	$(BIN)/python benchmarks/bench_patching.py
 
 report: setup  ## the site of the published runs
 	$(SUPERPOSE) report --store results --out site/published

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from study_checks import in_step, smoke_claims
 from superpose.errors import InputError
 from superpose.experiment import plan, run_study
 from superpose.models import load
@@ -16,18 +17,7 @@ from superpose.theory import early_ascent_prior
 
 
 def test_smoke_measures_every_claim_and_draws_every_figure(options):
-    study = get_study("dual-operating-modes")
-    stored = run_study(plan(study, scale="smoke"), options)
-    found = {claim.id: claim for claim in stored.record.claims}
-    for claim in study.claims:
-        measured = {m.name for m in found[claim.id].measurements}
-        assert measured, claim.id
-        # What the laptop will be judged on is measured at every scale.
-        for criterion in claim.criteria.values():
-            assert {atom.measurement for atom in criterion.atoms()} <= measured, claim.id
-    drawn = {row["curve"] for row in stored.tables().to_pylist()}
-    for figure in study.figures:
-        assert set(figure.curves) <= drawn, figure.id
+    smoke_claims("dual-operating-modes", options)
 
 
 def test_the_closed_form_and_the_bound_hold_at_smoke_scale(options):
@@ -99,7 +89,7 @@ def test_log_odds_are_those_of_whole_prompts_and_labels_matter(tiny_folder, opti
 
     call = {"model": str(tiny_folder), "dtype": "float32", "labels": ["p", "n"], "demonstrations": 2, "prompts": 1}
     odds = {}
-    with use_step(options):
+    with in_step(options.store.root):
         for kind in ("true", "flipped"):
             odds[kind] = label_steps.label_log_odds(kind=kind, seed=3, **call)
     loaded = load(str(tiny_folder))
@@ -117,25 +107,8 @@ def test_log_odds_are_those_of_whole_prompts_and_labels_matter(tiny_folder, opti
 
 def test_labels_with_one_first_token_are_refused(tiny_folder, options):
     call = {"model": str(tiny_folder), "dtype": "float32", "kind": "true", "demonstrations": 1, "prompts": 1, "seed": 0}
-    with use_step(options), pytest.raises(InputError, match="first tokens differ"):
+    with in_step(options.store.root), pytest.raises(InputError, match="first tokens differ"):
         label_steps.label_log_odds(labels=[" positive", " negative"], **call)
-
-
-def use_step(options):
-    """A context in which steps can be called as ordinary functions."""
-    from contextlib import contextmanager
-
-    from superpose.experiment.steps import StepContext, _current
-
-    @contextmanager
-    def inside():
-        token = _current.set(StepContext("cpu", 1, options.store.root))
-        try:
-            yield
-        finally:
-            _current.reset(token)
-
-    return inside()
 
 
 def test_bins_cover_every_number_of_demonstrations_once():

@@ -1,6 +1,5 @@
 """The Lexico study: its text, its measures on made-up numbers, and its plumbing on a tiny model."""
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from study_checks import in_step
 from superpose.errors import InputError
-from superpose.experiment import steps as engine
 from superpose.experiment.study import Study
 from superpose.models import load
 from superpose.studies import get_study
@@ -17,17 +16,6 @@ from superpose.studies.lexico import steps, texts
 from superpose.studies.lexico.config import AWAY, FAR, HOME, TRAIN, Config
 from superpose.studies.lexico.decode_measures import _compression, buffers, increase
 from superpose.studies.lexico.measures import _largest
-
-
-@contextmanager
-def steps_context():
-    """What the engine sets up around a step."""
-    token = engine._current.set(engine.StepContext("cpu", 1, Path()))
-    try:
-        yield
-    finally:
-        engine._current.reset(token)
-
 
 MODEL = {"model": "random-llama", "dtype": "float32"}
 
@@ -130,7 +118,7 @@ def test_errors_of_a_full_code_are_those_of_its_coefficients():
         "length": 8,
         "dictionaries": "random:64",
     }
-    with steps_context():
+    with in_step(Path()):
         found = steps.errors(**arguments, sparsities=[1, 8])
     assert found.shape == (2, 2, 2)
     assert (found[1] < found[0]).all()
@@ -138,7 +126,7 @@ def test_errors_of_a_full_code_are_those_of_its_coefficients():
 
 
 def test_live_bytes_equal_the_closed_form():
-    with steps_context():
+    with in_step(Path()):
         found = steps.live_bytes(
             **MODEL,
             domain=HOME,
@@ -156,5 +144,5 @@ def test_live_bytes_equal_the_closed_form():
 
 
 def test_unknown_method_is_refused():
-    with steps_context(), pytest.raises(InputError, match="kind is 'magic'"):
+    with in_step(Path()), pytest.raises(InputError, match="kind is 'magic'"):
         steps.quality(**MODEL, domain=HOME, digest="", count=2, length=12, start=4, method={"kind": "magic"})

@@ -1,14 +1,12 @@
 """The study from end to end in seconds, its training step against plain training, and its criteria."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 import torch
 
+from study_checks import in_step, smoke_claims
 from superpose.errors import InputError
-from superpose.experiment import Options, StepCache, Store, exact, judge, plan, run_study
-from superpose.experiment.steps import StepContext, _current
+from superpose.experiment import exact, judge, plan
 from superpose.studies import get_study
 from superpose.studies.mambaformer import exact_steps, measures, steps
 from superpose.studies.mambaformer.config import Config
@@ -21,38 +19,16 @@ PARITY = {"task": "sparse-parity", "task_options": {"dim": 4, "points": 6, "k": 
 TRAINING = {"train_steps": 5, "lr": 3e-3, "every": 2, "solved": None, "look_prompts": 8, "final_prompts": 150}
 
 
-@contextmanager
-def inside(folder):
-    """A context in which steps can be called as ordinary functions."""
-    token = _current.set(StepContext("cpu", 1, folder))
-    try:
-        yield
-    finally:
-        _current.reset(token)
-
-
 def train(folder, **changes):
     folder.mkdir(exist_ok=True)
-    with inside(folder):
+    with in_step(folder):
         return steps.trained(**{**SMALL, **PARITY, **TRAINING, "seed": 3, **changes})
 
 
-def test_smoke_measures_every_claim_and_draws_every_figure(tmp_path):
-    study = get_study("mambaformer")
-    options = Options(Store(tmp_path / "store"), cache=StepCache(tmp_path / "cache"))
-    stored = run_study(plan(study, scale="smoke"), options)
-    found = {claim.id: claim for claim in stored.record.claims}
-    for claim in study.claims:
-        measured = {m.name for m in found[claim.id].measurements}
-        # What the laptop and the GPU will be judged on is measured at every scale.
-        for criterion in claim.criteria.values():
-            assert {atom.measurement for atom in criterion.atoms()} <= measured, claim.id
-    verdicts = {name: claim.judgement.verdict for name, claim in found.items()}
+def test_smoke_measures_every_claim_and_draws_every_figure(options):
+    verdicts = {name: claim.judgement.verdict for name, claim in smoke_claims("mambaformer", options).items()}
     assert verdicts.pop("EX") == "holds"
     assert set(verdicts.values()) == {"not judged"}
-    drawn = {row["curve"] for row in stored.tables().to_pylist()}
-    for figure in study.figures:
-        assert set(figure.curves) <= drawn, figure.id
 
 
 def test_training_in_pieces_is_plain_training(tmp_path):

@@ -20,6 +20,7 @@ from .bins import optimal_edges as optimal_edges
 from .bins import quantile_edges as quantile_edges
 from .bins import uniform_edges as uniform_edges
 from .cache_bytes import CacheBytes as CacheBytes
+from .count_reweighting import CountReweightLogitsProcessor as CountReweightLogitsProcessor
 from .decode_quality import DecodeQuality as DecodeQuality
 from .decode_quality import LexicoMethod as LexicoMethod
 from .decode_quality import decode_quality as decode_quality

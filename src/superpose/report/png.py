@@ -122,7 +122,12 @@ def _panel(ax: "Axes", drawn: Drawing, panel: Panel) -> None:
         ax.set_xticks(list(place.values()), names, rotation=35 if long else 0, ha="right" if long else "center")
         ax.grid(axis="x", visible=False)
     if figure.log_y:
+        from matplotlib.ticker import LogFormatter
+
         ax.set_yscale("log")
+        # The scale's own formatters write mathematical text.
+        ax.yaxis.set_major_formatter(LogFormatter())
+        ax.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
     if figure.y_range is not None:
         low, high = figure.y_range
         air = 0 if figure.log_y else 0.02 * (high - low)

@@ -17,7 +17,10 @@ from .functions import (
     TwoLayerNetwork,
 )
 from .groups import TaskGroups
+from .linear_designs import AlignedDesign, IIDDesign, RAGDesign
+from .linear_drift import DriftDesign
 from .lines import PlusConstant, RetrieveLetters
+from .markov import MarkovChain
 from .outliers import ManyOutliers, OrthogonalOutliers
 from .parity import SparseParity
 from .retrieval import VectorMQAR, VectorRetrieval
@@ -78,5 +81,10 @@ for _task in (
     AssociativeRecall,
     RetrieveLetters,
     PlusConstant,
+    IIDDesign,
+    RAGDesign,
+    AlignedDesign,
+    DriftDesign,
+    MarkovChain,
 ):
     register_task(_task)

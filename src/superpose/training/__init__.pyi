@@ -1,5 +1,9 @@
 from .curriculum import Curriculum as Curriculum
 from .curriculum import Ramp as Ramp
+from .distillation import SoftLabelTrainerMixin as SoftLabelTrainerMixin
+from .distillation import distill as distill
+from .distillation import distillation_loss as distillation_loss
+from .distillation import shuffled_batches as shuffled_batches
 from .evaluation import evaluate as evaluate
 from .evaluation import evaluate_loops as evaluate_loops
 from .history import History as History
@@ -8,6 +12,7 @@ from .incontext import train_in_context as train_in_context
 from .kept import KeptEvaluations as KeptEvaluations
 from .many import StackedModels as StackedModels
 from .many import train_many as train_many
+from .next_token import train_next_token as train_next_token
 from .objectives import cross_entropy as cross_entropy
 from .objectives import loop_window as loop_window
 from .objectives import squared_error as squared_error

@@ -20,6 +20,7 @@ LAPTOP_RECIPES: dict[str, dict[str, Any]] = {
     "vector-mqar": {"steps": 300, "sizes": {"dim": 8, "points": 6}},
     "associative-recall": {"steps": 400, "sizes": {"symbols": 8, "points": 5, "queries": 5}},
     "copying": {"steps": 200, "sizes": {"symbols": 16, "points": 10}},
+    "markov-chain": {"steps": 300, "sizes": {"symbols": 4, "points": 24}},
     "retrieve-letters": {"steps": 300, "sizes": {"points": 6, "letters": 2, "alphabet": 8, "hint": None}},
 }
 

@@ -28,7 +28,7 @@ study = Study(
             "rates": (4, 8),
             "exponential_batch": 20,
             "exponential_requests": 4000,
-            "exponential_bins": (1, 2),
+            "exponential_bins": (1, 2, 3, 4, 5),
             "error_bins": (2, 4),
             "errors": (0, 0.5),
             "law_requests": 2000,
