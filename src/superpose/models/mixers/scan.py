@@ -59,7 +59,7 @@ def selective_scan(
 
 
 # A compiler would unroll the loop over time and lose the buffers: 2-3 times slower than leaving it alone.
-@torch.compiler.disable
+@torch.compiler.disable()
 def _scan(*arguments: Any) -> Any:
     return _Scan.apply(*arguments)
 

@@ -1,0 +1,1 @@
+"""From Self-Attention to Markov Models, as a study."""
