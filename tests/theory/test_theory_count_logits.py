@@ -93,7 +93,7 @@ def test_separable_data_end_at_large_finite_logits_and_weak_penalties_at_their_o
     found = fit_count_logits(counts, last, targets, 2)
     assert torch.isfinite(found).all() and 10 < found[0, 0] - found[1, 0] < 60
     for l2 in (1e-3, 1e-8, 1e-12):
-        found = fit_count_logits(counts, last, targets, 2, l2=l2)
+        found = fit_count_logits(counts, last, targets, 2, l2=l2, tolerance=1e-20)
         # Stationarity by hand: with d the difference of the two logits, 1 / (1 + e^d) = l2 d / 2.
         d = found[0, 0] - found[1, 0]
         torch.testing.assert_close(1 / (1 + d.exp()), l2 * d / 2, rtol=1e-5, atol=0)
@@ -132,3 +132,21 @@ def test_wrong_input_is_refused(change, message):
     } | change
     with pytest.raises(InputError, match=message):
         fit_count_logits(**given)
+
+
+@pytest.mark.parametrize("length", [3, 12])
+@pytest.mark.parametrize("vocabulary", [3, 8, 32])
+def test_scarce_and_one_sided_data_end_too(vocabulary, length):
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(vocabulary, (150, length), generator=generator)
+        counts = torch.nn.functional.one_hot(ids, vocabulary).sum(1)
+        logits = 4 * torch.randn(vocabulary, vocabulary, generator=generator, dtype=torch.float64)
+        p = count_log_probabilities(logits, counts, ids[:, -1]).exp()
+        targets = torch.multinomial(p, 1, generator=generator).squeeze(1)
+        found = fit_count_logits(counts, ids[:, -1], targets, vocabulary)
+        reached = count_log_likelihood(found, counts, ids[:, -1], targets)
+        assert torch.isfinite(found).all() and reached >= count_log_likelihood(logits, counts, ids[:, -1], targets)
+        penalised = fit_count_logits(counts, ids[:, -1], targets, vocabulary, l2=1e-9)
+        further = count_log_likelihood(penalised, counts, ids[:, -1], targets)
+        assert reached >= further - 1e-7
