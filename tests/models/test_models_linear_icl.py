@@ -128,6 +128,21 @@ def test_probing_a_random_layer_finds_the_part_odd_in_the_labels(prompts):
     torch.testing.assert_close(odd, wanted, rtol=1e-3, atol=1e-4)
 
 
+def test_probing_a_piece_at_a_time_changes_nothing(monkeypatch):
+    layer = LinearAttentionICL(DIM, seed=0)
+    whole = recover_preconditioner(layer, N)
+    monkeypatch.setattr("superpose.models.constructed.linear_icl.PROBED", 1)
+    largest = 0
+
+    def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal largest
+        largest = max(largest, len(inputs[0]))
+
+    layer.register_forward_pre_hook(count)
+    torch.testing.assert_close(recover_preconditioner(layer, N), whole)
+    assert largest == 2 * DIM
+
+
 def test_a_rank_bounds_the_map_of_random_and_of_trained_weights():
     layer = LinearAttentionICL(DIM, rank=1, seed=0)
     design = IIDDesign(DIM, N)

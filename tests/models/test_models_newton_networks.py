@@ -252,6 +252,15 @@ X1, Y1 = normal(2, 3), normal(2)
         (lambda: build_regression_newton(3, 1, ridge=-1.0), r"ridge is -1.0"),
         (lambda: build_regression_descent(3, 0), r"steps is 0; allowed: 1 or more"),
         (lambda: build_regression_newton(3, 1).encode(X1, Y1, X1), r"2 rows in 3 dimensions: X\^T X is singular"),
+        (
+            lambda: build_regression_newton(3, 1).encode(torch.ones_like(normal(4, 3)), normal(4), X1),
+            r"4 rows in 3 dimensions: X\^T X is singular; allowed: rows that span",
+        ),
+        (lambda: build_regression_newton(3, 1, ridge=1.0).encode(X1 * torch.nan, Y1, X1), r"x has entries .* finite"),
+        (
+            lambda: build_regression_newton(3, 1).encode(torch.eye(3).double(), normal(3), X1, torch.tensor(2.0)),
+            r"start is 2.0; allowed: above 0 and below 2 / lambda_max = 2.0",
+        ),
         (lambda: build_regression_newton(2, 1).encode(X1, Y1, X1), r"x has shape \(2, 3\); allowed: \[..., n, 2\]"),
         (lambda: build_regression_newton(3, 1).encode(X1, Y1[:1], X1), r"y has shape \(1,\)"),
         (lambda: build_regression_newton(3, 1).encode(X1, Y1, X1[:, :2]), r"queries has shape"),

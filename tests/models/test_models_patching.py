@@ -265,7 +265,38 @@ def test_wrong_input_is_refused_in_words(change, message):
         fit_patch(**arguments)
 
 
+def test_wide_patches_are_verified_a_few_rows_at_a_time(monkeypatch):
+    f, x, labels, chosen = problem()
+    whole = fit_patch(f, x, labels, chosen)
+    sizes = []
+
+    def noted(g, part):
+        sizes.append(len(part))
+        return g(part.double())
+
+    monkeypatch.setattr("superpose.models.constructed.patching.patch_change", noted)
+    monkeypatch.setattr("superpose.models.constructed.patching.HIDDEN_AT_ONCE", 7 * whole.report.neurons)
+    assert fit_patch(f, x, labels, chosen).report.error == pytest.approx(whole.report.error, abs=1e-10)
+    assert max(sizes) == 7 and sum(sizes) == len(x)
+
+
+def test_every_part_of_the_model_is_left_in_its_mode():
+    f = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout()).double()
+    f[1].eval()
+    fit_patch(f, torch.randn(9, 3, dtype=torch.float64), torch.zeros(1, 2), [4])
+    assert [part.training for part in f.modules()] == [True, True, False, True]
+
+
 def test_lines_are_checked():
+    for build in (line_patch, fewest_line_patch):
+        with pytest.raises(InputError, match="t has dtype int64; allowed: floats, or objects"):
+            build(np.arange(5), np.ones((5, 1)))
+        with pytest.raises(InputError, match="v has dtype int64"):
+            build(np.arange(5.0), np.ones((5, 1), dtype=np.int64))
+    with pytest.raises(InputError, match=r"v has shape \(2, 3\); allowed: \[3\] or \[3, outputs\]"):
+        certify_patch([0.0, 1.0, 2.0], np.ones((2, 3)))
+    with pytest.raises(InputError, match="not finite"):
+        certify_patch([0.0, 1.0], [1.0, np.nan])
     with pytest.raises(InputError, match="depth is 1"):
         line_patch(np.arange(3.0), np.zeros((3, 1)), 1)
     with pytest.raises(InputError, match="t has shape"):

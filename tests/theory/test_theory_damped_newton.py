@@ -145,6 +145,7 @@ Y = torch.ones(2, dtype=torch.float64)
         (lambda: logistic_loss(A, Y, 0.0), r"mu is 0.0; allowed: above 0"),
         (lambda: logistic_derivatives(A, Y, -1.0), r"mu is -1.0"),
         (lambda: newton_damping(Y, math.nan), r"mu is nan"),
+        (lambda: damped_newton_path(A, -1.0, 0), r"mu is -1.0"),
         (lambda: damped_newton_path(A, 0.1, -1), r"steps is -1; allowed: 0 or more"),
         (lambda: damped_newton_path(A, 0.1, 1, -2), r"inverse_steps is -2"),
         (lambda: logistic_descent_path(A, 0.1, -1), r"steps is -1"),

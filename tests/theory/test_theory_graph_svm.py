@@ -70,6 +70,20 @@ def test_every_order_has_its_margin_and_every_tie_is_kept(seed):
     assert project(weight, basis).norm() < 1e-9 * weight.norm()
 
 
+@pytest.mark.parametrize("factor", [1e-6, 1e-2, 1e2, 1e6])
+def test_both_components_are_in_units_of_the_embeddings(factor):
+    data = random_data(7, prompts=24)
+    graph, embeddings = TokenPriorityGraph.from_data(data), rows(7)
+    for weight in (
+        lambda scaled: graph_svm(scaled, graph),
+        lambda scaled: soft_component(scaled, graph, data),
+        lambda scaled: graph_svm(scaled, graph, solver="cvxpy"),
+    ):
+        wanted = weight(embeddings)
+        assert wanted.any()
+        torch.testing.assert_close(factor**2 * weight(factor * embeddings), wanted, rtol=1e-7, atol=1e-9)
+
+
 def test_one_pair_has_a_closed_form():
     embeddings = rows(0)
     graph = TokenPriorityGraph(6, {4: [(1, 2)]})

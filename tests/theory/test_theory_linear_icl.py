@@ -191,6 +191,16 @@ def test_roots_of_a_singular_covariance():
         ),
         (lambda: pgd_optimum(5, IDENTITY, IDENTITY + torch.eye(4).roll(1, 0)), r"tasks is asymmetric by 1"),
         (lambda: pgd_risk(IDENTITY, 5, IDENTITY * float("nan"), IDENTITY), r"inputs has entries that are not finite"),
+        (
+            lambda: covariance("inputs", torch.stack([1e9 * IDENTITY, -IDENTITY])),
+            r"inputs has the eigenvalue -1; allowed: a positive",
+        ),
+        (
+            lambda: covariance("inputs", torch.stack([1e9 * IDENTITY, IDENTITY + torch.eye(4).roll(1, 0)])),
+            r"inputs is asymmetric by 1",
+        ),
+        (lambda: pgd_risk(torch.eye(3), 5, IDENTITY, IDENTITY), r"preconditioner has shape \[3, 3\]; allowed: .*4, 4"),
+        (lambda: pgd_risk(IDENTITY * float("nan"), 5, IDENTITY, IDENTITY), r"preconditioner .*finite"),
         (lambda: covariance("inputs", torch.ones(2, 3)), r"inputs has shape \[2, 3\]; allowed: square"),
         (lambda: lora_optimum(torch.eye(3), 5, IDENTITY), r"pretrained has shape \[3, 3\]; allowed: \[4, 4\]"),
         (lambda: lora_optimum(IDENTITY, 5, IDENTITY, rank=-1), r"rank is -1"),

@@ -97,6 +97,13 @@ def test_a_given_rate_is_the_gradient_step_of_autograd():
     )
 
 
+def test_symmetry_is_asked_for_up_to_the_rounding_of_the_type():
+    a = torch.eye(2) + torch.tensor([[0.0, 3e-7], [0.0, 0.0]])
+    torch.testing.assert_close(inverse_start(a, "spd"), torch.eye(2), rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="differs from its transpose"):
+        inverse_start(a.double(), "spd")
+
+
 SINGULAR = torch.ones(2, 2, dtype=torch.float64)
 
 
@@ -108,6 +115,9 @@ SINGULAR = torch.ones(2, 2, dtype=torch.float64)
         (lambda: inverse_start(torch.eye(2).double(), alpha=2.0), r"alpha is 2.0; allowed: between 0 and .* = 2"),
         (lambda: inverse_start(torch.eye(2).double(), alpha=0.0), r"alpha is 0.0"),
         (lambda: inverse_start(torch.eye(2).double(), "worst"), r"kind is 'worst'; allowed: best, frobenius, spd"),
+        (lambda: inverse_start(torch.eye(2).double(), "spd", alpha=0.1), r"alpha is 0.1 with kind 'spd'"),
+        (lambda: inverse_start(torch.full((2, 2), torch.nan), "spd"), r"a has entries that are not finite"),
+        (lambda: inverse_start(torch.full((2, 2), torch.nan)), r"a has entries that are not finite"),
         (lambda: inverse_start(normal(2, 2), "spd"), r"differs from its transpose.*symmetric"),
         (lambda: inverse_start(-torch.eye(2).double(), "spd"), r"has the eigenvalue -1.*positive definite"),
         (lambda: inverse_path(SINGULAR, SINGULAR, -1), r"steps is -1; allowed: 0 or more"),

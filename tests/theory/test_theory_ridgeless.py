@@ -211,6 +211,8 @@ def test_coordinates_are_rotated_and_back():
     assert (lam > 0).sum() == 4 and (np.diff(lam) <= 0).all()
     np.testing.assert_allclose(vectors @ np.diag(lam) @ vectors.T, a.T @ a, atol=1e-12)
     np.testing.assert_allclose(coordinates @ vectors.T, heads, atol=1e-12)
+    for array in (lam, coordinates, vectors, vectors.T):
+        torch.from_numpy(array)  # refuses arrays that run backwards
     with pytest.raises(InputError, match="fewer than the 4 positive"):
         spectral_stats(lam, 4)
 
@@ -225,6 +227,7 @@ WRONG = {
     "empty": (lambda: spectral_stats([], 1), "at least one eigenvalue"),
     "truth": (lambda: target_risk(LAM, B[:5], B, 3), r"truth has shape \(5,\); allowed: \[6\]"),
     "surrogate": (lambda: target_risk(LAM, B, B[:5], 3), r"surrogate has shape \(5,\); allowed: \[..., 6\]"),
+    "no number": (lambda: optimal_surrogate(LAM, B * np.nan, 3), "truth holds NaN or infinite"),
     "infinite": (lambda: target_risk(LAM, B, B * np.inf, 3), "surrogate holds NaN or infinite"),
     "noise": (lambda: target_risk(LAM, B, B, 3, -1.0), "noise is -1.0; allowed: a finite variance"),
     "p samples": (lambda: underparametrised_risk(LAM, B, B, 6), "samples is 6; allowed: 8 or more.*use target_risk"),

@@ -144,6 +144,8 @@ def test_round_trip_through_json_and_a_drawing():
         ([[0, 1], [1, 0]], [0, 2], 3, r"labels\[1\] is 2, which is not in its sequence \[1, 0\]"),
         ([[0, 1]], [0, 1], 3, "labels has 2 entries for 1 sequences"),
         (torch.tensor([0, 1]), [0], 3, r"shape \(2,\)"),
+        (torch.tensor([[0.9, 1.7]]), [0], 3, r"sequences\[0\] holds 0.8999\d*; allowed: whole numbers"),
+        ([[0, 1]], torch.tensor([[0, 1]]), 3, r"labels\[0\] holds \[0, 1\]; allowed: whole numbers"),
     ],
 )
 def test_bad_data_is_refused(sequences, labels, size, message):
@@ -173,6 +175,8 @@ def test_other_bad_input_is_refused():
         graph.to_dot(0, names=["a", "b"])
     with pytest.raises(InputError, match="selects no token"):
         TokenPriorityGraph.from_attention([[1, 0]], torch.zeros(1, 3))
+    with pytest.raises(InputError, match=r"allowed: \[samples, vocabulary\], finite"):
+        TokenPriorityGraph.from_attention([[1, 0]], torch.tensor([[0.5, torch.nan]]))
     with pytest.raises(InputError, match=r"unsure is 0.5 and selected 0.1"):
         TokenPriorityGraph.from_attention([[1, 0]], torch.ones(1, 3), selected=0.1, unsure=0.5)
     with pytest.raises(InputError, match="attention has 2 rows for 1 sequences"):

@@ -57,6 +57,12 @@ def test_singular_inputs_take_the_svd_unless_told_otherwise():
         MinNormRegressor(solver="lu").fit(twice, y)
 
 
+def test_one_sample_has_an_intercept_and_nothing_else():
+    for solver in ("gram", "svd"):
+        fitted = MinNormRegressor(fit_intercept=True, solver=solver).fit([[1.0, 2.0]], [3.0])
+        assert fitted.intercept_ == 3 and not fitted.coef_.any()
+
+
 def test_the_designer_finds_the_formula_in_any_basis():
     lam, b = power_law(30, 2.0, 1.5)
     q, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((30, 30)))
@@ -124,6 +130,12 @@ WRONG = {
     "half a test": (lambda: weak_to_strong(POOL, Y, Y, 3, test_inputs=POOL), "one is given without the other"),
     "runs": (lambda: weak_to_strong(POOL, Y, Y, 3, runs=1), "runs is 1; allowed: 2 or more"),
     "noise": (lambda: weak_to_strong(POOL, Y, Y, 3, noise=-1.0), "noise is -1.0"),
+    "nan": (lambda: weak_to_strong(POOL, Y, Y * np.nan, 3), "surrogate_labels holds NaN"),
+    "nan tests": (
+        lambda: weak_to_strong(POOL, Y, Y, 3, test_inputs=POOL * np.nan, test_labels=Y),
+        "test_inputs holds NaN",
+    ),
+    "rounding": (lambda: weak_to_strong(POOL, Y, 0.9 * Y, 10), "samples is 10.*learned without any error"),
     "no error": (lambda: weak_to_strong(POOL, 0 * Y, Y, 3), "learned without any error"),
     "tests": (
         lambda: weak_to_strong(POOL, Y, Y, 3, test_inputs=np.ones((2, 4)), test_labels=np.ones(2)),

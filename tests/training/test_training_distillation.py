@@ -87,11 +87,12 @@ def test_a_student_comes_to_agree_with_its_teacher(pool, labels):
 def test_the_teacher_is_evaluated_without_dropout_and_left_in_its_mode(pool):
     teacher, student = network(0), network(1)
     teacher.train()
+    teacher[0].eval()
     seen = []
     hook = teacher[2].register_forward_hook(lambda module, args, out: seen.append(module.training))
     distill(student, teacher, pool, steps=1)
     hook.remove()
-    assert seen == [False] and teacher.training
+    assert seen == [False] and teacher.training and not teacher[0].training
 
 
 def test_a_pool_and_a_function_of_the_step_train_alike(pool):

@@ -27,14 +27,17 @@ def covariance(argument: str, matrix: Float[Tensor, "..."]) -> Float[Tensor, "*s
     wide = matrix.double()
     if not bool(torch.isfinite(wide).all()):
         raise InputError(f"{argument} has entries that are not finite; allowed: a covariance matrix")
-    scale = wide.abs().amax()
-    gap = (wide - wide.mT).abs().amax()
-    if gap > SYMMETRY * scale:
-        raise InputError(f"{argument} is asymmetric by {float(gap):.3g}; allowed: a symmetric matrix")
+    # Of each matrix by itself: a large one must not excuse its neighbours in a sweep.
+    scale = wide.abs().amax((-2, -1))
+    gap = (wide - wide.mT).abs().amax((-2, -1))
+    if bool((gap > SYMMETRY * scale).any()):
+        raise InputError(f"{argument} is asymmetric by {float(gap.max()):.3g}; allowed: a symmetric matrix")
     wide = (wide + wide.mT) / 2
-    lowest = torch.linalg.eigvalsh(wide).amin()
-    if lowest < -SYMMETRY * scale:
-        raise InputError(f"{argument} has the eigenvalue {float(lowest):.3g}; allowed: a positive semi-definite matrix")
+    lowest = torch.linalg.eigvalsh(wide).amin(-1)
+    if bool((lowest < -SYMMETRY * scale).any()):
+        raise InputError(
+            f"{argument} has the eigenvalue {float(lowest.min()):.3g}; allowed: a positive semi-definite matrix"
+        )
     return wide
 
 

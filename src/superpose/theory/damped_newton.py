@@ -112,6 +112,7 @@ def damped_newton_path(
     Raises:
         InputError: ``mu`` not above 0, or negative counts.
     """
+    check_mu(mu)
     for name, value in (("steps", steps), ("inverse_steps", inverse_steps or 0)):
         if value < 0:
             raise InputError(f"{name} is {value}; allowed: 0 or more")

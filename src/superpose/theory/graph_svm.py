@@ -161,6 +161,9 @@ def _meeting(inside: np.ndarray, ordering: np.ndarray, tying: np.ndarray) -> Ite
 def _least_distance(above: np.ndarray) -> np.ndarray:
     """The shortest w with ``above @ w >= 1``."""
     count, size = above.shape
+    # The slack below is 1 / (1 + |w|^2), which small embeddings, and so long solutions, would leave no digits.
+    scale = float(np.linalg.norm(above, axis=1).min()) or 1.0
+    above = above / scale
     system = np.empty((size + 1, count))
     system[:size], system[size] = above.T, 1.0
     wanted = np.zeros(size + 1)
@@ -184,13 +187,14 @@ def _least_distance(above: np.ndarray) -> np.ndarray:
             f"the Graph-SVM of {count} constraints was not solved: a constraint is missed by {missed:.1e}, "
             f"the duality gap is {gap:.1e}"
         )
-    return found
+    return found / scale
 
 
 def _by_cvxpy(rows: np.ndarray, graph: TokenPriorityGraph) -> np.ndarray:
     cvxpy = require("cvxpy", "dev")
     ties, orders = graph.ties().numpy(), graph.orders().numpy()
-    width = rows.shape[1]
+    width, scale = rows.shape[1], np.linalg.norm(rows, axis=1).max()
+    rows = rows / scale
     if not len(orders):
         return np.zeros((width, width))
     weight = cvxpy.Variable((width, width))
@@ -208,4 +212,4 @@ def _by_cvxpy(rows: np.ndarray, graph: TokenPriorityGraph) -> np.ndarray:
         raise ArithmeticError(f"cvxpy did not solve the Graph-SVM: {error}") from error
     if problem.status != "optimal":
         raise ArithmeticError(f"cvxpy did not solve the Graph-SVM: its status is {problem.status}")
-    return np.asarray(weight.value)
+    return np.asarray(weight.value) / scale**2

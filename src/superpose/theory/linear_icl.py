@@ -113,9 +113,16 @@ def pgd_risk(
     tasks: Float[Tensor, "*sweep _ _"],
     noise: Number = 0.0,
 ) -> Float[Tensor, "*sweep"]:
-    """Return the exact risk of any preconditioner; the assumptions and arguments of `pgd_optimum`."""
+    """Return the exact risk of any preconditioner; the assumptions and arguments of `pgd_optimum`.
+
+    Raises:
+        InputError: as `pgd_optimum`, or a preconditioner of another size or with entries that are not finite.
+    """
     n, variance = count("n", n), amount("noise", noise).square()
     root, _, whitened = _whiten(inputs, tasks)
+    size = list(whitened.shape[-2:])
+    if list(preconditioner.shape[-2:]) != size or not bool(torch.isfinite(preconditioner).all()):
+        raise InputError(f"preconditioner has shape {list(preconditioner.shape)}; allowed: [..., *{size}], finite")
     inner = root @ preconditioner.double() @ root
     total = whitened.diagonal(dim1=-2, dim2=-1).sum(-1)
     cross = (inner * whitened).sum((-2, -1))

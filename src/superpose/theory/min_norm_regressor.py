@@ -56,7 +56,7 @@ class MinNormRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             if len(x) <= x.shape[1]:
                 # Centred rows sum to zero, so their Gram matrix is singular. A constant column makes it regular, and
                 # centred labels give it the weight zero.
-                level = max(float(np.sqrt(np.square(x).mean())), np.finfo(np.float64).tiny)
+                level = float(np.sqrt(np.square(x).mean())) or 1.0
                 x = np.hstack([x, np.full((len(x), 1), level)])
         # torch warns of arrays that may not be written to, such as memory maps.
         x, columns = (np.require(a, requirements="W") for a in (x, columns))

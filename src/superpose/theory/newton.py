@@ -14,8 +14,9 @@ from torch import Tensor
 from superpose.errors import InputError, choose
 
 Start = Literal["general", "spd"]
-# Relative to the largest entry: rounding may part a matrix from its transpose, but not by more than this.
-ASYMMETRY = 1e-9
+# Relative to the largest entry: rounding may part a matrix from its transpose, but not by more than this in float64, or
+# so many units in the last place of a narrower type.
+ASYMMETRY, ULPS = 1e-9, 64
 
 
 def inverse_step(a: Float[Tensor, "*batch d d"], x: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch d d"]:
@@ -54,16 +55,19 @@ def inverse_start(
             A^T; ``"frobenius"`` is ``A^T / ||A||_F^2``, which needs no singular values; ``"spd"`` is
             ``I 2 / (lambda_max + lambda_min)``, for symmetric positive definite A, whose residual has the square root
             of the condition number where the others have all of it.
-        alpha: use ``alpha A^T`` instead.
+        alpha: use ``alpha A^T`` instead; not with ``"spd"``.
 
     Raises:
-        InputError: another kind, a singular A, ``"spd"`` for another kind of matrix, or an alpha outside
-            ``0 < alpha < 2 / sigma_max^2``, where the iteration diverges.
+        InputError: another kind, a singular A or one that is not finite, ``"spd"`` for another kind of matrix or with
+            an alpha, or an alpha outside ``0 < alpha < 2 / sigma_max^2``, where the iteration diverges.
     """
     choose("kind", kind, ("best", "frobenius", "spd"))
     if kind == "spd":
+        if alpha is not None:
+            raise InputError(f"alpha is {alpha} with kind 'spd', which chooses its own; allowed: another kind")
         low, high = _eigenvalue_range(a)
         return torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) * (2 / (low + high))[..., None, None]
+    _check_finite(a)
     values = torch.linalg.svdvals(a)
     largest, smallest = values[..., 0], values[..., -1]
     if alpha is not None:
@@ -213,8 +217,10 @@ def descent_weights_path(
 
 def _eigenvalue_range(a: Float[Tensor, "*batch d d"]) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
     """The smallest and the largest eigenvalue of matrices that must be symmetric positive definite."""
+    _check_finite(a)
     gap = (a - a.mT).abs().amax((-2, -1))
-    if bool((gap > ASYMMETRY * a.abs().amax((-2, -1))).any()):
+    slack = max(ASYMMETRY, ULPS * torch.finfo(a.dtype).eps)
+    if bool((gap > slack * a.abs().amax((-2, -1))).any()):
         raise InputError(f"a differs from its transpose by {float(gap.max()):.3g}; allowed: symmetric matrices")
     values = cast(Tensor, torch.linalg.eigvalsh(a))
     low, high = values[..., 0], values[..., -1]
@@ -224,6 +230,11 @@ def _eigenvalue_range(a: Float[Tensor, "*batch d d"]) -> tuple[Float[Tensor, "*b
             "inverse)"
         )
     return low, high
+
+
+def _check_finite(a: Tensor) -> None:
+    if not bool(a.isfinite().all()):
+        raise InputError("a has entries that are not finite; allowed: finite numbers")
 
 
 def _count(name: str, value: int, least: int) -> None:

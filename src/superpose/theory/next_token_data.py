@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 
 import torch
 from jaxtyping import Bool, Int
@@ -50,12 +51,13 @@ class NextTokenData:
                 probability 0: ``"raise"`` an error or ``"drop"`` the prompt.
 
         Raises:
-            InputError: no prompt, an empty one, ids or labels outside the vocabulary, counts that differ, a label
-                that is not in its prompt.
+            InputError: no prompt, an empty one, ids or labels that are no whole numbers or outside the vocabulary,
+                counts that differ, a label that is not in its prompt.
         """
         choose("missing_label", missing_label, MISSING_LABEL)
         rows = checked_sequences(sequences, vocab_size, mask=mask)
-        wanted = [int(label) for label in labels]
+        given = labels.tolist() if isinstance(labels, Tensor) else labels
+        wanted = [_id(f"labels[{at}]", label) for at, label in enumerate(given)]
         if len(wanted) != len(rows):
             raise InputError(f"labels has {len(wanted)} entries for {len(rows)} sequences; allowed: one of each")
         kept = []
@@ -102,14 +104,18 @@ def checked_sequences(
     """Prompts as tuples of ids.
 
     Raises:
-        InputError: a vocabulary of fewer than 2 tokens, no prompt, an empty one, an id outside the vocabulary, a mask
-            of another shape.
+        InputError: a vocabulary of fewer than 2 tokens, no prompt, an empty one, an id that is no whole number or
+            outside the vocabulary, a mask of another shape.
     """
     if vocab_size < 2:
         raise InputError(f"vocab_size is {vocab_size}; allowed: at least 2 tokens")
-    if isinstance(sequences, Tensor) and sequences.ndim != 2:
-        raise InputError(f"sequences has shape {tuple(sequences.shape)}; allowed: [samples, length], or lists of ids")
-    rows = [tuple(int(token) for token in row) for row in sequences]
+    if isinstance(sequences, Tensor):
+        if sequences.ndim != 2:
+            raise InputError(
+                f"sequences has shape {tuple(sequences.shape)}; allowed: [samples, length], or lists of ids"
+            )
+        sequences = sequences.tolist()
+    rows = [tuple(_id(f"sequences[{at}]", token) for token in row) for at, row in enumerate(sequences)]
     if mask is not None:
         shape = (len(rows), len(rows[0]) if rows else 0)
         if tuple(mask.shape) != shape or any(len(row) != shape[1] for row in rows):
@@ -127,6 +133,14 @@ def checked_sequences(
         if wrong:
             raise InputError(f"sequences[{at}] holds the token {wrong[0]}; allowed: 0 to {vocab_size - 1}")
     return rows
+
+
+def _id(argument: str, token: object) -> int:
+    """A token's id: what Python takes for an index, and nothing that would have to be rounded."""
+    try:
+        return index(token)  # type: ignore[arg-type]  # refuses everything else itself
+    except TypeError as error:
+        raise InputError(f"{argument} holds {token!r}; allowed: whole numbers, the ids of tokens") from error
 
 
 def token_counts(sequences: Sequence[Sequence[int]], vocab_size: int) -> Int[Tensor, "samples vocabulary"]:

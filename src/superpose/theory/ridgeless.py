@@ -221,7 +221,8 @@ def eigen_coordinates(
     coordinates = _coordinates("coefficients", coefficients, lam, sweep=True) @ vectors
     # What rounding leaves of a zero must not count as a dimension.
     lam = np.where(lam > max(lam[-1], 0.0) * len(lam) * np.finfo(np.float64).eps, lam, 0.0)
-    return lam[::-1], coordinates[..., ::-1], vectors[:, ::-1]
+    # Copies: torch takes no arrays that run backwards.
+    return lam[::-1].copy(), coordinates[..., ::-1].copy(), vectors[:, ::-1].copy()
 
 
 def checked_eigenvalues(eigenvalues: ArrayLike, argument: str = "eigenvalues") -> Float[np.ndarray, " features"]:

@@ -38,10 +38,10 @@ def soft_component(
     alive = (reduced > 0).sum(1) > 1
     if not bool(alive.any()):
         return rows.new_zeros(rows.shape[1], rows.shape[1])
-    basis = token_scores(cyclic_basis(rows, graph), rows)
-    logits = fit_count_logits(
-        reduced[alive], data.last[alive], data.targets[alive], graph.vocab_size, basis=basis.flatten(1).T
-    )
+    scores = token_scores(cyclic_basis(rows, graph), rows)
+    # Orthonormal: the fit stops by the size of its coordinates' steps, which must not be in units of the embeddings.
+    basis = torch.linalg.qr(scores.flatten(1).T).Q
+    logits = fit_count_logits(reduced[alive], data.last[alive], data.targets[alive], graph.vocab_size, basis=basis)
     return weight_of_scores(logits, rows).to(embeddings.device)
 
 
@@ -54,6 +54,7 @@ def component_counts(graph: TokenPriorityGraph, data: NextTokenData) -> Float[Te
     if data.vocab_size != graph.vocab_size:
         raise InputError(f"data has vocab_size {data.vocab_size}; allowed: {graph.vocab_size}, that of the graph")
     known = {k: set(pairs) for k, pairs in graph.edges.items()}
+    components: dict[int, Tensor] = {}  # of the queries met so far: a graph search each
     kept = data.counts.double()
     for at, (row, label) in enumerate(zip(data.sequences, data.labels, strict=True)):
         k = row[-1]
@@ -63,6 +64,8 @@ def component_counts(graph: TokenPriorityGraph, data: NextTokenData) -> Float[Te
                 f"data: the graph lacks the edges {sorted(lacking)} of query {k} that sequences[{at}] implies; "
                 "allowed: the graph of these data, TokenPriorityGraph.from_data(data)"
             )
-        index = graph.component_index(k)
+        if k not in components:
+            components[k] = graph.component_index(k)
+        index = components[k]
         kept[at, index != index[label]] = 0
     return kept

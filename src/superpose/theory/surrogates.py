@@ -125,6 +125,8 @@ def _times(eigenvalues: ArrayLike, truth: ArrayLike, samples: ArrayLike, mode: s
     lam, b = checked_eigenvalues(eigenvalues), np.asarray(truth, dtype=np.float64)
     if b.ndim < 1 or b.shape[-1] != len(lam):
         raise InputError(f"truth has shape {b.shape}; allowed: one coordinate for each of {len(lam)} eigenvalues")
+    if not np.isfinite(b).all():
+        raise InputError("truth holds NaN or infinite entries; allowed: finite numbers")
     return b * surrogate_gain(lam, samples, mode)
 
 

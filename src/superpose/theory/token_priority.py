@@ -96,10 +96,11 @@ class TokenPriorityGraph:
             unsure: a token with more than this that is not selected is left out; thresholds as in the authors' code.
 
         Raises:
-            InputError: attention of another shape, thresholds out of order, a prompt in which nothing is selected.
+            InputError: attention of another shape or not finite, thresholds out of order, a prompt in which nothing is
+                selected.
         """
-        if attention.ndim != 2:
-            raise InputError(f"attention has shape {tuple(attention.shape)}; allowed: [samples, vocabulary]")
+        if attention.ndim != 2 or not bool(torch.isfinite(attention).all()):
+            raise InputError(f"attention has shape {tuple(attention.shape)}; allowed: [samples, vocabulary], finite")
         rows = checked_sequences(sequences, attention.shape[1])
         if len(rows) != len(attention):
             raise InputError(f"attention has {len(attention)} rows for {len(rows)} sequences; allowed: one of each")

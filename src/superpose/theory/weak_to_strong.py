@@ -27,6 +27,7 @@ from sklearn.utils.validation import check_is_fitted  # noqa: E402
 from sklearn.utils.validation import validate_data as _validate_data  # noqa: E402
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-20  # share of the labels' square up to which a risk is what rounding leaves of 0
 _checked: Any = _validate_data  # whose own annotations are wrong (X: str)
 
 
@@ -147,9 +148,10 @@ def weak_to_strong(
         test_labels: true labels there.
 
     Raises:
-        InputError: shapes that differ, a subset that leaves nothing of the pool, or counts out of range.
+        InputError: shapes that differ, NaN or infinite entries, a subset that leaves nothing of the pool, counts out of
+            range, or true labels that are learned without error, so that nothing is left to improve.
     """
-    x = _tensor(inputs)
+    x = _tensor("inputs", inputs)
     if x.ndim != 2:
         raise InputError(f"inputs has shape {tuple(x.shape)}; allowed: [pool, features]")
     true, surrogate = (
@@ -171,7 +173,7 @@ def weak_to_strong(
         raise InputError(f"noise is {noise}; allowed: a finite variance of 0 or more")
     held_out = None
     if test_inputs is not None and test_labels is not None:
-        held = _tensor(test_inputs)
+        held = _tensor("test_inputs", test_inputs)
         if held.ndim != 2 or held.shape[1] != x.shape[1]:
             raise InputError(f"test_inputs has shape {tuple(held.shape)}; allowed: [tests, {x.shape[1]}]")
         held_out = held, _columns("test_labels", test_labels, len(held))
@@ -186,14 +188,15 @@ def weak_to_strong(
         at, wanted = held_out or (x[rest], true[rest])
         missed = (at @ fit - wanted.repeat(1, 2)).square().mean(0)
         risks[run] = missed.reshape(2, -1).sum(1).numpy()
-    return _report(count, *risks.T)
+    size = float((held_out[1] if held_out else true).square().mean(0).sum())
+    return _report(count, risks[:, 0], risks[:, 1], ROUNDING * size)
 
 
-def _report(samples: int, true: np.ndarray, surrogate: np.ndarray) -> WeakToStrongReport:
+def _report(samples: int, true: np.ndarray, surrogate: np.ndarray, least: float) -> WeakToStrongReport:
     from scipy.special import stdtrit
 
     runs, mean = len(true), float(true.mean())
-    if not mean > 0:
+    if not mean > least:
         raise InputError(f"samples is {samples}: true labels are learned without any error there; allowed: fewer")
     ratio = float(surrogate.mean()) / mean
     error = float((surrogate - ratio * true).std(ddof=1)) / (mean * math.sqrt(runs))
@@ -202,12 +205,15 @@ def _report(samples: int, true: np.ndarray, surrogate: np.ndarray) -> WeakToStro
 
 
 def _columns(name: str, labels: ArrayLike, rows: int) -> torch.Tensor:
-    values = _tensor(labels)
+    values = _tensor(name, labels)
     if values.ndim not in (1, 2) or len(values) != rows:
         raise InputError(f"{name} has shape {tuple(values.shape)}; allowed: a label for each of {rows} inputs")
     return values.reshape(rows, -1)
 
 
-def _tensor(values: ArrayLike) -> torch.Tensor:
+def _tensor(name: str, values: ArrayLike) -> torch.Tensor:
     # torch warns of arrays that may not be written to, such as memory maps.
-    return torch.from_numpy(np.require(values, dtype=np.float64, requirements="W"))
+    tensor = torch.from_numpy(np.require(values, dtype=np.float64, requirements="W"))
+    if not bool(torch.isfinite(tensor).all()):
+        raise InputError(f"{name} holds NaN or infinite entries; allowed: finite numbers")
+    return tensor

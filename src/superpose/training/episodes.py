@@ -59,13 +59,14 @@ def device_of(learner: nn.Module) -> torch.device:
 
 @contextmanager
 def mode(learner: nn.Module, training: bool) -> Iterator[None]:
-    """Training or evaluation mode for a while."""
-    before = learner.training
+    """Training or evaluation mode for a while; afterwards every part is in the mode that it had."""
+    before = {part: part.training for part in learner.modules()}
     learner.train(training)
     try:
         yield
     finally:
-        learner.train(before)
+        for part, was in before.items():
+            part.training = was
 
 
 def at_least_one(name: str, value: int) -> int:

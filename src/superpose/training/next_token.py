@@ -139,8 +139,8 @@ def _log_probabilities(
 
         return by_layer
     # Without positions a prompt is no more than its counts and its last token: half the cost of a call of the layer.
-    occurrences = torch.nn.functional.one_hot(ids.masked_fill(~kept, 0), model.vocabulary) * kept.unsqueeze(-1)
-    log_counts = occurrences.sum(-2).to(model.embeddings).log()
+    counts = model.embeddings.new_zeros(*ids.shape[:-1], model.vocabulary)
+    log_counts = counts.scatter_add_(-1, ids.masked_fill(~kept, 0), kept.to(counts)).log()
     place = torch.arange(ids.shape[-1], device=ids.device)
     last = ids.gather(-1, torch.where(kept, place, -1).argmax(-1, keepdim=True))
     queries = model.embeddings.gather(-2, last.expand(*last.shape[:-1], model.embeddings.shape[-1]))

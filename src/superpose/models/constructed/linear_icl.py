@@ -17,6 +17,8 @@ from superpose.models.context import Context
 from superpose.models.learners import seeded
 from superpose.models.mixers.linear_attention import LinearAttention
 
+PROBED = 1 << 22  # numbers in the prompts that read off a preconditioner at a time
+
 
 class PromptRegressor(nn.Module):
     """Base: checks prompts before they are answered.
@@ -292,15 +294,20 @@ def recover_preconditioner(model: nn.Module, n: int) -> Float[Tensor, "context d
     dim, n = int(model.dim), _at_least_one("n", n)  # type: ignore[arg-type]
     parameter = next(model.parameters())
     basis = torch.eye(dim, device=parameter.device, dtype=parameter.dtype)
-    # [sign, place, query, example] at a time
-    prompts = torch.zeros(2, n, dim, dim, n + 1, dim + 1, device=parameter.device, dtype=parameter.dtype)
+    maps = basis.new_empty(n, dim, dim)
+    at_once = max(1, PROBED // (2 * dim * (n + 1) * (dim + 1)))
     for place in range(n):
-        prompts[:, place, :, :, place, :-1] = basis
-        prompts[0, place, :, :, place, -1] = 1
-        prompts[1, place, :, :, place, -1] = -1
-    prompts[..., -1, :-1] = basis[:, None]
-    up, down = model(prompts.flatten(0, 3)).unflatten(0, (2, n, dim, dim))
-    return (up - down) / 2
+        for start in range(0, dim, at_once):
+            queries = basis[start : start + at_once]
+            # [sign, query, example]: all prompts at once would be 2 n^2 dim^3 numbers.
+            prompts = basis.new_zeros(2, len(queries), dim, n + 1, dim + 1)
+            prompts[:, :, :, place, :-1] = basis
+            prompts[0, :, :, place, -1] = 1
+            prompts[1, :, :, place, -1] = -1
+            prompts[..., -1, :-1] = queries[:, None]
+            up, down = model(prompts.flatten(0, 2)).unflatten(0, (2, len(queries), dim))
+            maps[place, start : start + at_once] = (up - down) / 2
+    return maps
 
 
 def _assign(parameter: Tensor, argument: str, value: Tensor) -> None:

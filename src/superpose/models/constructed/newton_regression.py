@@ -40,18 +40,26 @@ class NewtonRegression(nn.Module):
                 ``1 / trace``, which always converges and costs steps.
 
         Raises:
-            InputError: sizes that do not fit, a singular design, or a start that is not above 0.
+            InputError: sizes that do not fit, a singular design, or a start out of its range.
         """
         _check_prompt(self.dim, x, y, queries)
-        if self.ridge == 0 and x.shape[-2] < self.dim:
+        wide = x.detach().double()
+        if not bool(wide.isfinite().all()):
+            raise InputError("x has entries that are not finite; allowed: finite numbers")
+        eigenvalues = torch.linalg.eigvalsh(wide.mT @ wide) + self.ridge
+        low, high = eigenvalues[..., 0], eigenvalues[..., -1]
+        if bool((low <= torch.finfo(wide.dtype).eps * self.dim * high).any()):
             raise InputError(
-                f"x has {x.shape[-2]} rows in {self.dim} dimensions: X^T X is singular; allowed: at least {self.dim} "
-                "rows, or build with ridge above 0"
+                f"x has {x.shape[-2]} rows in {self.dim} dimensions: X^T X is singular; allowed: rows that span "
+                f"all dimensions (at least {self.dim}), or build with ridge above 0"
             )
         if start is None:
             start = 1 / (x.square().sum((-2, -1)) + self.ridge * self.dim)
-        if not bool(((start > 0) & start.isfinite()).all()):
-            raise InputError(f"start is {start.tolist()}; allowed: above 0")
+        if not bool(((start > 0) & (start.detach().double() * high < 2)).all()):
+            raise InputError(
+                f"start is {start.tolist()}; allowed: above 0 and below 2 / lambda_max = {(2 / high).tolist()}, from "
+                "which on the iteration diverges"
+            )
         weights, layout, dim = next(self.parameters()), self.network.layout, self.dim
         z = weights.new_zeros(*x.shape[:-2], layout.rows, dim + x.shape[-2] + queries.shape[-2])
         data = slice(dim, dim + x.shape[-2])

@@ -7,7 +7,7 @@ import numpy as np
 
 from superpose.errors import InputError
 
-from .patch_networks import LineLayer
+from .patch_networks import LineLayer, check_kind
 
 _TURNED = 2  # index of the break whose neuron opens to the left in a zigzag
 _SHORTEST = 5  # points from which a zigzag has room for that
@@ -36,8 +36,9 @@ def fewest_line_patch(t: np.ndarray, v: np.ndarray) -> list[LineLayer]:
         Two layers with one output.
 
     Raises:
-        InputError: shapes that do not fit.
+        InputError: arrays of another kind, or shapes that do not fit.
     """
+    check_kind(t, v)
     if t.ndim != 1 or not len(t) or v.shape != t.shape:
         raise InputError(f"t has shape {t.shape} and v {v.shape}; allowed: [points] for both, not empty")
     if len(t) == 1:

@@ -47,9 +47,10 @@ def line_patch(t: np.ndarray, v: np.ndarray, depth: int = 2) -> list[LineLayer]:
         ``depth`` layers, with ReLU between them. Values that are all 0 give hidden layers without neurons.
 
     Raises:
-        InputError: another depth, or shapes that do not fit.
+        InputError: another depth, arrays of another kind, or shapes that do not fit.
     """
     choose("depth", depth, (2, 3))
+    check_kind(t, v)
     if t.ndim != 1 or not len(t) or v.ndim != 2 or len(v) != len(t) or not v.shape[1]:
         raise InputError(f"t has shape {t.shape} and v {v.shape}; allowed: [points] and [points, outputs], not empty")
     tuned = np.flatnonzero((v != 0).any(1))
@@ -83,15 +84,30 @@ def certify_patch(t: ArrayLike, v: ArrayLike, depth: int = 2) -> Fraction:
         depth: 2 or 3.
 
     Raises:
-        InputError: as :func:`line_patch`, or positions that do not increase.
+        InputError: as :func:`line_patch`, positions that do not increase, or values that are not finite.
     """
     where, what = np.asarray(t, dtype=np.float64), np.asarray(v, dtype=np.float64)
-    if where.ndim != 1 or not (where[1:] > where[:-1]).all():
+    if where.ndim != 1 or not where.size or not (where[1:] > where[:-1]).all():
         raise InputError(f"t has shape {where.shape}; allowed: one axis of numbers that strictly increase")
+    if what.ndim not in (1, 2) or len(what) != len(where):
+        raise InputError(f"v has shape {what.shape}; allowed: [{len(where)}] or [{len(where)}, outputs]")
+    if not (np.isfinite(where).all() and np.isfinite(what).all()):
+        raise InputError("t or v holds values that are not finite; allowed: finite numbers")
     what = what.reshape(len(where), -1)
     positions, values = _rational(where), _rational(what)
     error = evaluate_line(line_patch(positions, values, depth), positions) - values
     return max((abs(each) for each in error.ravel()), default=Fraction(0))
+
+
+def check_kind(t: np.ndarray, v: np.ndarray) -> None:
+    """Refuse arrays whose kind of number would round the weights away.
+
+    Raises:
+        InputError: t or v holds anything but floats or objects (Fractions), for example integers.
+    """
+    for name, values in (("t", t), ("v", v)):
+        if values.dtype.kind not in "fO":
+            raise InputError(f"{name} has dtype {values.dtype}; allowed: floats, or objects that are Fractions")
 
 
 def _rational(values: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from .patch_directions import choose_direction, distinct_rows
 from .patch_networks import LineLayer, hidden_neurons, line_patch
 
 ROWS_AT_ONCE = 2048
+HIDDEN_AT_ONCE = 1 << 24  # activations of a patch under verification: a wide one sees fewer rows at once
 DTYPES = (torch.float64, torch.float32)
 _LAST_DIGITS = 8  # units in the last place of f's largest output that count as no change
 
@@ -79,7 +80,7 @@ class PatchNetwork(nn.Sequential):
 
 
 class Patched(nn.Module):
-    """A frozen model plus a patch: ``f(x) + g(x)``, in the dtype of f.
+    """A model plus a patch: ``f(x) + g(x)``, in the dtype of f. The patch fits f as it is: do not train f further.
 
     ::
 
@@ -173,7 +174,8 @@ def fit_patch(
     per_output = _neurons_per_output(layers)
     error, worst = float("nan"), -1
     if verify:
-        found = torch.cat([patch_change(network, part) for part in X.split(ROWS_AT_ONCE)])
+        at_once = max(1, min(ROWS_AT_ONCE, HIDDEN_AT_ONCE // max(1, hidden_neurons(layers))))
+        found = torch.cat([patch_change(network, part) for part in X.split(at_once)])
         misses = np.abs(found.detach().double().cpu().numpy() - changes).max(1)
         worst = int(np.nan_to_num(misses, nan=np.inf).argmax())
         error = float(misses[worst] / largest) if largest else float(misses[worst])
@@ -194,15 +196,16 @@ def _wanted_changes(
     f: Callable[[Tensor], Tensor], X: Tensor, y_new: Tensor, tuned: np.ndarray
 ) -> tuple[np.ndarray, float]:
     """What g must be on every sample, ``[samples, outputs]``: 0 where nothing changes; and the rounding of f."""
-    training = isinstance(f, nn.Module) and f.training
+    # Of every part by itself: a model in training may hold some that were frozen in eval mode.
+    modes = {part: part.training for part in f.modules()} if isinstance(f, nn.Module) else {}
     if isinstance(f, nn.Module):
         f.eval()
     try:
         with torch.no_grad():
             answers = torch.cat([f(part) for part in X.split(ROWS_AT_ONCE)]).detach()
     finally:
-        if isinstance(f, nn.Module) and training:
-            f.train()
+        for part, training in modes.items():
+            part.training = training
     before = answers.double().cpu()
     if len(before) != len(X):
         raise InputError(f"f returns {len(before)} rows for {len(X)} samples; allowed: one row per sample")
