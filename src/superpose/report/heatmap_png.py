@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ROW = 0.34  # inches
 REST = 1.25  # title, axis and names of a panel
+PLOT_SHARE = 0.7  # of the width is left for the cells, beside names and the colour bar
 
 
 def height(found: list[Grid]) -> float:
@@ -39,18 +40,24 @@ def draw(canvas: "Canvas", figure: Figure, found: list[Grid]) -> None:
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         ax.set_title(grid.title)
-        _numbers(ax, grid, bounds)
+        _numbers(ax, grid, bounds, canvas.get_figwidth())
         canvas.colorbar(image, ax=ax, label="\n".join(wrapped(figure.value_label, 24)), pad=0.01)
 
 
-def _numbers(ax: "Axes", grid: Grid, bounds: tuple[float, float]) -> None:
+def _numbers(ax: "Axes", grid: Grid, bounds: tuple[float, float], inches: float) -> None:
     middle = (bounds[0] + bounds[1]) / 2
+    texts = [_text(c, bounds) for cells in grid.cells for c in cells if c is not None and finite(c.value) is not None]
+    longest = max((len(line) for text in texts for line in text.split("\n")), default=1)
+    # The longest line fits into a cell: points of a cell's width over those of a digit, which is about half its height.
+    size = min(7.0, PLOT_SHARE * inches * 72 / len(grid.columns) / (0.56 * longest))
     for row, cells in enumerate(grid.cells):
         for column, cell in enumerate(cells):
             if cell is None or finite(cell.value) is None:
                 continue
             ink = "white" if cell.value < middle else "#1F2328"
-            ax.text(column, row, _text(cell, bounds), ha="center", va="center", color=ink, fontsize=7, linespacing=1.1)
+            ax.text(
+                column, row, _text(cell, bounds), ha="center", va="center", color=ink, fontsize=size, linespacing=1.1
+            )
 
 
 def _text(cell: Cell, bounds: tuple[float, float]) -> str:
