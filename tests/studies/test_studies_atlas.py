@@ -258,7 +258,7 @@ def test_a_looped_backbone_is_trained_on_the_later_half_of_its_loops():
 
 
 def test_every_claim_is_about_cells_of_the_laptop_map():
-    from superpose.studies.atlas.study import FAMILY, LINEAR, PARITY, RETRIEVAL
+    from superpose.studies.atlas.contests import FAMILY, LINEAR, PARITY, RETRIEVAL
 
     for scale in ("laptop", "gpu"):
         models, tasks = named(Config(**study.presets[scale]))

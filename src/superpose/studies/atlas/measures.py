@@ -7,7 +7,7 @@ import numpy as np
 from superpose.experiment import Measurement, Run, exact, over_seeds
 from superpose.studies.atlas.cells import Atlas, measure_cells, measure_costs
 from superpose.studies.atlas.config import Config
-from superpose.studies.atlas.study import FAMILY, LINEAR, Contest
+from superpose.studies.atlas.contests import FAMILY, LINEAR, Contest
 
 TURN = 0.1  # a lead or a lag of at least this share counts when two readings are compared
 

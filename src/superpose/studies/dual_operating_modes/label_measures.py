@@ -6,8 +6,8 @@ from superpose.experiment import Run, over_items, paired_difference
 from superpose.models import resolve
 from superpose.studies import language_models
 from superpose.studies.dual_operating_modes import label_steps
+from superpose.studies.dual_operating_modes.config import Config
 from superpose.studies.dual_operating_modes.figures import LABEL_KINDS
-from superpose.studies.dual_operating_modes.study import Config
 from superpose.studies.language_models import available
 
 GATE = 0.65  # accuracy with true labels below which DM8 would be inconclusive

@@ -8,6 +8,7 @@ import numpy as np
 
 from superpose.experiment import Measurement, Run, exact, over_items, paired_difference, paired_ratio, proportion
 from superpose.studies.dual_operating_modes import steps
+from superpose.studies.dual_operating_modes.config import Config
 from superpose.studies.dual_operating_modes.figures import (
     ASCENT_PAIRS,
     DECAY_FROM,
@@ -25,7 +26,6 @@ from superpose.studies.dual_operating_modes.figures import (
     delta_name,
     slug,
 )
-from superpose.studies.dual_operating_modes.study import Config
 from superpose.theory import regular_prior, retrieval_risk_limit
 
 RANDOM_PRIORS = 5  # of DM1

@@ -8,8 +8,8 @@ import numpy as np
 from superpose.errors import InputError
 from superpose.experiment import Run, over_seeds
 from superpose.studies.dual_operating_modes import trained_steps
+from superpose.studies.dual_operating_modes.config import Config
 from superpose.studies.dual_operating_modes.figures import delta_name, slug
-from superpose.studies.dual_operating_modes.study import Config
 
 SWEEP_DELTA = 1 / 16  # of the sweeps over groups and dimensions, as in Figures 10 and 11
 APART = 0.1  # the exact risks of two deltas must differ by this share of their mean to be put in order
