@@ -1,5 +1,8 @@
 """Residual blocks: a norm, then a mixer or an MLP, added to the stream."""
 
+import math
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -10,8 +13,18 @@ from superpose.models.mixers import Mixer
 from superpose.models.mixers.base import init_linears
 
 NORM_EPS = 1e-5
+GELU_SLOPE = 2 * math.sqrt(2 / math.pi)
+GELU_CUBIC = 0.044715 * GELU_SLOPE
 # The name by which layouts call the MLP; every other name is a mixer's.
 MLP_NAME = "mlp"
+
+
+def gelu(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """GELU in GPT-2's form, ``x (1 + tanh(sqrt(2/pi) (x + .044715 x^3))) / 2``."""
+    if torch.compiler.is_compiling():
+        # (1 + tanh u) / 2 is the logistic function of 2u, which compiled code evaluates in a third of the time.
+        return x * torch.sigmoid(x * (GELU_SLOPE + GELU_CUBIC * x * x))
+    return F.gelu(x, approximate="tanh")
 
 
 def build_norm(kind: str, width: int) -> nn.Module:
@@ -41,7 +54,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         """Transform every position by itself."""
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(gelu(self.up(x)))
 
     def init_weights(self, scheme: str, branches: int) -> None:
         """Initialise as ``Mixer.init_weights`` does."""
