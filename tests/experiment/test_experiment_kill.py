@@ -22,9 +22,14 @@ SLOW = {"items": 2, "seeds": 5, "pause": 0.1}  # 15 steps of 100 and 200 ms
 
 def start(*arguments, **options):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "error:::superpose"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "toy_study", *arguments], env=env, text=True, start_new_session=True, **options
-    )
+    # Background jobs of a shell ignore Ctrl-C and hand that on, but here it is what is tested.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "toy_study", *arguments], env=env, text=True, start_new_session=True, **options
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
