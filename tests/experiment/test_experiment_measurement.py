@@ -10,11 +10,13 @@ from superpose.errors import InputError
 from superpose.experiment.measurement import (
     Measurement,
     exact,
+    largest_of,
     over_items,
     over_seeds,
     paired_difference,
     paired_ratio,
     proportion,
+    smallest_of,
 )
 
 
@@ -191,3 +193,11 @@ def test_resampling_many_at_a_time_equals_one_at_a_time(shape):
     at_once = over_items("m", x)
     one_by_one = over_items("m", x, statistic=lambda rows: float(rows.mean()))
     assert (at_once.low, at_once.high) == pytest.approx((one_by_one.low, one_by_one.high), rel=1e-12)
+
+
+def test_extremes_of_several_numbers_take_each_end_by_itself():
+    wide, narrow = over_seeds("a", [0.0, 2.0, 4.0]), over_seeds("b", [1.0, 1.5, 2.0, 3.0])
+    least, most = smallest_of("least", [wide, narrow]), largest_of("most", iter([wide, narrow]))
+    assert (least.value, least.low, least.high) == (1.875, 0.0, 3.0)
+    assert (most.value, most.low, most.high) == (2.0, 1.0, 4.0)
+    assert (least.name, most.name, least.n, most.n) == ("least", "most", 3, 3)

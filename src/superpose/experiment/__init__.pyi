@@ -20,12 +20,14 @@ from .engines import engine as engine
 from .figure import Figure as Figure
 from .measurement import Measurement as Measurement
 from .measurement import exact as exact
+from .measurement import largest_of as largest_of
 from .measurement import over_item_means as over_item_means
 from .measurement import over_items as over_items
 from .measurement import over_seeds as over_seeds
 from .measurement import paired_difference as paired_difference
 from .measurement import paired_ratio as paired_ratio
 from .measurement import proportion as proportion
+from .measurement import smallest_of as smallest_of
 from .progress import Progress as Progress
 from .record import ClaimRecord as ClaimRecord
 from .record import RunRecord as RunRecord

@@ -5,7 +5,7 @@ paired difference or ratio, which is one measurement and is judged against a con
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import index
 from typing import Annotated, Literal, SupportsFloat, SupportsIndex
 
@@ -219,6 +219,21 @@ def paired_ratio(
     if over == "seeds":
         return over_seeds(name, x / y, unit=unit)
     return over_items(name, np.stack([x, y], 1), statistic=_ratio_of_means, unit=unit)
+
+
+def smallest_of(name: str, measured: Iterable[Measurement]) -> Measurement:
+    """The smallest of several numbers: its interval runs from the smallest low to the smallest high."""
+    return _extreme(name, list(measured), min)
+
+
+def largest_of(name: str, measured: Iterable[Measurement]) -> Measurement:
+    """The largest of several numbers: its interval runs from the largest low to the largest high."""
+    return _extreme(name, list(measured), max)
+
+
+def _extreme(name: str, measured: list[Measurement], pick: Callable[[Iterable[float]], float]) -> Measurement:
+    changes = {field: pick(getattr(m, field) for m in measured) for field in ("value", "low", "high")}
+    return measured[0].model_copy(update={"name": name, "n": min(m.n for m in measured), **changes})
 
 
 def _mean(x: np.ndarray) -> float:

@@ -1,12 +1,21 @@
 """How the claims are measured: which steps run, and what is read off their outputs."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from superpose.errors import require
-from superpose.experiment import Measurement, Run, exact, over_items, over_seeds, paired_difference
+from superpose.experiment import (
+    Measurement,
+    Run,
+    exact,
+    largest_of,
+    over_items,
+    over_seeds,
+    paired_difference,
+    smallest_of,
+)
 from superpose.studies.distillation_high_dim import steps
 from superpose.studies.distillation_high_dim.config import Config
 from superpose.studies.distillation_high_dim.spectra import (
@@ -46,21 +55,6 @@ def standard_errors(name: str, differences: np.ndarray) -> Measurement:
     """A mean over its standard error: a test statistic, whose own spread the asked size allows for."""
     error = differences.std(ddof=1) / math.sqrt(len(differences))
     return exact(name, differences.mean() / error, n=len(differences), unit="standard errors")
-
-
-def lowest(name: str, measured: Sequence[Measurement]) -> Measurement:
-    """The smallest of several numbers: its interval runs from the smallest low to the smallest high."""
-    return _extreme(name, measured, min)
-
-
-def highest(name: str, measured: Sequence[Measurement]) -> Measurement:
-    """The largest of several numbers."""
-    return _extreme(name, measured, max)
-
-
-def _extreme(name: str, measured: Sequence[Measurement], pick: Callable[[Iterable[float]], float]) -> Measurement:
-    changes = {field: pick(getattr(m, field) for m in measured) for field in ("value", "low", "high")}
-    return measured[0].model_copy(update={"name": name, **changes})
 
 
 def grid(first: int, last: int) -> list[int]:
@@ -261,7 +255,7 @@ def measure_scaling(run: Run[Config]) -> None:
         "K6",
         exact("largest-gap-to-exponent", max(from_exponent), n=len(laws) * len(KINDS)),
         exact("largest-gap-between-labels", max(between), n=len(laws)),
-        highest("simulated.largest-gap-to-exponent", gaps),
+        largest_of("simulated.largest-gap-to-exponent", gaps),
     )
 
 
@@ -285,7 +279,7 @@ def measure_shift(run: Run[Config]) -> None:
         ),
         improvement("best-shift.improvement", found[BEST_SHIFT]["risks"], found[BEST_SHIFT]["true_risks"]),
         # Of the settings whose surrogate saw the same distribution: the least harm of not asking the truth.
-        lowest(
+        smallest_of(
             "same-distribution.smallest-loss",
             [
                 paired_difference("loss", one["risks"], one["true_risks"], over="items", unit="risk")
@@ -338,7 +332,7 @@ def measure_networks(run: Run[Config]) -> None:
         losses.append(paired_difference(f"below-true.width-{width}", true, hard, over="seeds", unit="accuracy"))
         soft.append(paired_difference(f"soft-gain.width-{width}", gentle, small, over="seeds", unit="accuracy"))
     run.measure("K9", *gains, *losses, *soft)
-    run.measure("K9", lowest("smallest-gain", gains), lowest("smallest-below-true", losses))
+    run.measure("K9", smallest_of("smallest-gain", gains), smallest_of("smallest-below-true", losses))
     for kind, arm in (("surrogate", "surrogate"), ("hard", "its labels"), ("soft", "its probabilities")):
         run.curve_of("networks", arm, names, [over_seeds("accuracy", column) for column in accuracy[kind].T])
     run.curve_of("networks", "true labels", names, [over_seeds("accuracy", true)] * len(names))
@@ -367,7 +361,7 @@ def measure_digits(run: Run[Config]) -> None:
         for mode, told in one.items():
             gains.append(improvement(f"improvement.{mode}.{n}", told["risks"], told["true_risks"]))
     run.measure("K10", *apart, *gains)
-    run.measure("K10", highest("largest-distance", apart), lowest("smallest-improvement", gains))
+    run.measure("K10", largest_of("largest-distance", apart), smallest_of("smallest-improvement", gains))
 
 
 def _distance_from_one(values: np.ndarray) -> float:

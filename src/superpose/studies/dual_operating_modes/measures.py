@@ -1,12 +1,22 @@
 """How the claims on the exact predictor are measured (DM1 to DM6): which steps run, and what is read off them."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from superpose.experiment import Measurement, Run, exact, over_items, paired_difference, paired_ratio, proportion
+from superpose.experiment import (
+    Measurement,
+    Run,
+    exact,
+    largest_of,
+    over_items,
+    paired_difference,
+    paired_ratio,
+    proportion,
+    smallest_of,
+)
 from superpose.studies.dual_operating_modes import steps
 from superpose.studies.dual_operating_modes.config import Config
 from superpose.studies.dual_operating_modes.figures import (
@@ -42,21 +52,6 @@ def draw(run: Run[Config], curve: str, arm: str, pairs: Sequence[int], rows: np.
     """Record the mean of block means, ``[blocks, pairs]``, with 1.96 standard errors."""
     mean, half = rows.mean(0), 1.96 * rows.std(0, ddof=1) / math.sqrt(len(rows))
     run.curve(curve, arm, log_axis(pairs), mean, mean - half, mean + half, n=prompts)
-
-
-def lowest(name: str, measured: Sequence[Measurement]) -> Measurement:
-    """The smallest of several numbers: its interval runs from the smallest low to the smallest high."""
-    return _extreme(name, measured, min)
-
-
-def highest(name: str, measured: Sequence[Measurement]) -> Measurement:
-    """The largest of several numbers."""
-    return _extreme(name, measured, max)
-
-
-def _extreme(name: str, measured: Sequence[Measurement], pick: Callable[[Iterable[float]], float]) -> Measurement:
-    changes = {field: pick(getattr(m, field) for m in measured) for field in ("value", "low", "high")}
-    return measured[0].model_copy(update={"name": name, **changes})
 
 
 def regular(run: Run[Config], weights: Sequence[float], deltas: Sequence[float]) -> list[dict[str, Any]]:
@@ -136,11 +131,11 @@ def measure_ascent(run: Run[Config]) -> None:
     run.measure("DM3", *rises, *scores, *peaks, *wide)
     run.measure(
         "DM3",
-        lowest("smallest-rise", rises),
-        lowest("smallest-rise-in-standard-errors", scores),
-        lowest("earliest-peak", peaks),
-        highest("latest-peak", peaks),
-        highest("wide.largest-rise", wide),
+        smallest_of("smallest-rise", rises),
+        smallest_of("smallest-rise-in-standard-errors", scores),
+        smallest_of("earliest-peak", peaks),
+        largest_of("latest-peak", peaks),
+        largest_of("wide.largest-rise", wide),
     )
     _measure_condition(run)
 
@@ -176,8 +171,8 @@ def measure_decay(run: Run[Config]) -> None:
     run.measure(
         "DM4",
         *slopes,
-        lowest("steepest-slope", slopes),
-        highest("shallowest-slope", slopes),
+        smallest_of("steepest-slope", slopes),
+        largest_of("shallowest-slope", slopes),
         exact("bound-violations", sum(one["violations"][0] for one in by_delta), n=checked),
     )
 
@@ -207,9 +202,9 @@ def measure_bias(run: Run[Config]) -> None:
         "DM5",
         *minima,
         *ratios,
-        lowest("earliest-minimum", minima),
-        highest("latest-minimum", minima),
-        lowest("smallest-end-over-minimum", ratios),
+        smallest_of("earliest-minimum", minima),
+        largest_of("latest-minimum", minima),
+        smallest_of("smallest-end-over-minimum", ratios),
         over_items("risk-over-limit", by_delta[MIDDLE]["retrieval"][:, -1] / limit),
         exact("limit", limit),
         exact(
@@ -239,4 +234,4 @@ def measure_reweighting(run: Run[Config]) -> None:
             over_items(f"slope.group-{other + 1}", slopes, unit="nats per pair"),
             exact(f"prediction.group-{other + 1}", predicted, unit="nats per pair"),
         )
-    run.measure("DM6", *ratios, lowest("smallest-ratio", ratios), highest("largest-ratio", ratios))
+    run.measure("DM6", *ratios, smallest_of("smallest-ratio", ratios), largest_of("largest-ratio", ratios))

@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from superpose.experiment import Measurement, Run, exact, over_items, over_seeds, paired_ratio, proportion
+from superpose.experiment import (
+    Measurement,
+    Run,
+    exact,
+    largest_of,
+    over_items,
+    over_seeds,
+    paired_ratio,
+    proportion,
+    smallest_of,
+)
 from superpose.studies.linear_icl_landscape import steps
 from superpose.studies.linear_icl_landscape.config import Config
 from superpose.studies.linear_icl_landscape.figures import CENTRED, CLASSES, SHIFTED
@@ -66,13 +76,7 @@ def largest_gap(name: str, cells: Sequence[Sequence[dict[str, Any]]]) -> Measure
 
 def extremes(sampled: Sequence[Measurement], prefix: str = "sampled-over-exact") -> list[Measurement]:
     """The smallest and the largest of several ratios: their intervals run from extreme to extreme."""
-    return [
-        sampled[0].model_copy(
-            update={"name": f"{pick.__name__}-{prefix}"}
-            | {field: pick(getattr(m, field) for m in sampled) for field in ("value", "low", "high")}
-        )
-        for pick in (min, max)
-    ]
+    return [smallest_of(f"min-{prefix}", sampled), largest_of(f"max-{prefix}", sampled)]
 
 
 def over_exact(errors: np.ndarray, exact_risk: float) -> Measurement:

@@ -116,19 +116,7 @@ def trained(
     drawn: Any = design_of(design)
     weighted = model == H3
     layer = _chosen(model, drawn, rank, restarts, restart_steps, batch, lr, seed)
-    with tracked(steps, "layer") as progress:
-        train_in_context(
-            PromptLearner(layer),
-            drawn,
-            seed=seed,
-            steps=steps,
-            batch=batch,
-            lr=lr,
-            schedule=Schedule("cosine"),
-            clip=CLIP,
-            checkpoint=current().folder / "training",
-            progress=progress,
-        )
+    _train(layer, drawn, steps, batch, lr, seed)
     best = best_predictor(drawn, weighted, rank)
     errors, optimal = _errors([layer, best], drawn, prompts, seed, "test")
     exact = optimal_risk(drawn, weighted, rank)
@@ -147,6 +135,23 @@ def _layer(model: str, design: LinearDesign, rank: int | None, seed: int) -> Lin
     else:
         layer = H3ICL(design.dim, design.points, normalise="positions", seed=seed)
     return layer.to(current().device)
+
+
+def _train(layer: Any, drawn: Any, steps: int, batch: int, lr: float, seed: int) -> None:
+    """Train a layer on a design as all of them are trained, in a checkpoint of the step's own."""
+    with tracked(steps, "layer") as progress:
+        train_in_context(
+            PromptLearner(layer),
+            drawn,
+            seed=seed,
+            steps=steps,
+            batch=batch,
+            lr=lr,
+            schedule=Schedule("cosine"),
+            clip=CLIP,
+            checkpoint=current().folder / "training",
+            progress=progress,
+        )
 
 
 def _chosen(
@@ -262,17 +267,7 @@ def adapted(
         torch.manual_seed(seed)
         peft.get_peft_model(layer, peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=["w"]))
     layer.to(current().device)
-    train_in_context(
-        PromptLearner(layer),
-        drawn,
-        seed=seed,
-        steps=steps,
-        batch=batch,
-        lr=lr,
-        schedule=Schedule("cosine"),
-        clip=CLIP,
-        checkpoint=current().folder / "training",
-    )
+    _train(layer, drawn, steps, batch, lr, seed)
     best = lora_optimum(pretrained, n, after, rank=rank)
     errors, optimal = _errors([layer, PGD(dim, pretrained + best.update)], drawn, prompts, seed, "test")
     exact = float(best.risk)

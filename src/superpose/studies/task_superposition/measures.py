@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from superpose.errors import InputError
-from superpose.experiment import Measurement, Run, exact, over_items, proportion
+from superpose.experiment import Measurement, Run, exact, largest_of, over_items, proportion, smallest_of
 from superpose.interpret import kl_to_mixture, other_mass
 from superpose.studies.task_superposition import steps
 from superpose.studies.task_superposition.config import PAIRS, PANELS, SCALING_TASKS, TASK_VECTOR_FAMILY, Config
-from superpose.studies.task_superposition.samples import all_models, grid, halves, largest, main_model, short, smallest
+from superpose.studies.task_superposition.samples import all_models, grid, halves, main_model, short
 
 
 def pair_scores(
@@ -67,8 +67,8 @@ def measure_pairs(run: Run[Config]) -> None:
             run.note(f"TS1 {family} on {short(model)}: chosen weight of {tasks[0]} is {weights[at]:g}")
         run.measure(
             "TS1",
-            smallest(f"{family}.weaker-task", weaker.values()),
-            smallest(f"{family}.times-control", times.values()),
+            smallest_of(f"{family}.weaker-task", weaker.values()),
+            smallest_of(f"{family}.times-control", times.values()),
         )
 
 
@@ -135,7 +135,7 @@ def measure_collapse(run: Run[Config]) -> None:
             f"prompts is {run.config.prompts}; on none of the reported half do the answers' first tokens differ: "
             "allowed: more prompts"
         )
-    run.measure("TS7", largest("before", before.values()), smallest("after-first-token", after.values()))
+    run.measure("TS7", largest_of("before", before.values()), smallest_of("after-first-token", after.values()))
 
 
 def measure_scaling(run: Run[Config]) -> None:

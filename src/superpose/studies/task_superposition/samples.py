@@ -1,10 +1,8 @@
 """Which models, mixtures and halves of the prompts the measures share."""
 
-from collections.abc import Callable, Iterable
-
 import numpy as np
 
-from superpose.experiment import Measurement, Run
+from superpose.experiment import Run
 from superpose.studies import language_models
 from superpose.studies.language_models import available
 from superpose.studies.task_superposition.config import Config
@@ -36,18 +34,3 @@ def halves(n: int) -> tuple[np.ndarray, np.ndarray]:
 def short(model: str) -> str:
     """The name of what a reference points to, as it stands in measurement names and legends."""
     return language_models.short(place_of(model))
-
-
-def smallest(name: str, measured: Iterable[Measurement]) -> Measurement:
-    """The smallest of several numbers: its interval runs from the smallest low to the smallest high."""
-    return _extreme(name, list(measured), min)
-
-
-def largest(name: str, measured: Iterable[Measurement]) -> Measurement:
-    """The largest of several numbers."""
-    return _extreme(name, list(measured), max)
-
-
-def _extreme(name: str, measured: list[Measurement], pick: Callable[[Iterable[float]], float]) -> Measurement:
-    changes = {field: pick(getattr(m, field) for m in measured) for field in ("value", "low", "high")}
-    return measured[0].model_copy(update={"name": name, "n": min(m.n for m in measured), **changes})
